@@ -1,0 +1,1 @@
+"""What is known about organs and structures, as data."""

@@ -1,0 +1,116 @@
+"""``anatrust fit``: learn from a cohort what a segmenter invents and misses."""
+
+from __future__ import annotations
+
+import json as json_module
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anatrust.cli.console import progress_bar
+from anatrust.cli.options import (
+    AnatomyNames,
+    Direction,
+    Features,
+    Json,
+    Modality,
+    NoGates,
+    Quiet,
+    Verbose,
+    rejection_settings,
+)
+from anatrust.errors import InputError
+
+__all__ = ["fit_command"]
+
+
+def fit_command(
+    cohort: Annotated[Path, typer.Argument(metavar="COHORT.csv", help="Table of scans; CSV or Parquet.")],
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The profile to write.")],
+    segmenter: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the segmenter that drew the masks.")
+    ] = "unnamed",
+    modality: Modality = None,
+    anatomy_names: AnatomyNames = None,
+    alpha: Annotated[float, typer.Option(metavar="A", help="Mean error the sets promise.")] = 0.10,
+    assurance: Annotated[
+        float | None, typer.Option(metavar="D", help="Promise it with confidence 1 - D over calibrations.")
+    ] = None,
+    flag_rate: Annotated[
+        float, typer.Option(metavar="R", help="Share of usual scans that screening may call strange.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the splits by patient.")] = 0,
+    features: Features = None,
+    direction: Direction = None,
+    no_gates: NoGates = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,  # noqa: ARG001 - read before parsing, see main
+) -> int:
+    """Learn everything the cohort allows, and say what it does not allow.
+
+    The table has the columns id, image, mask, and lesion_free = true for healthy people: from them
+    comes what the segmenter invents. Rows with a truth, and probabilities or a mask, give inner and
+    outer sets. Rows that say outlier = false or true, with a mask, give screening. Also patient,
+    anatomy, group. A run that was killed goes on where it stopped:
+    finished scans are kept in FILE.rows until the profile is written.
+    """
+    from anatrust.pipeline.case import content_hash
+    from anatrust.pipeline.cohort import Cohort
+    from anatrust.pipeline.fit import fit
+    from anatrust.pipeline.outputs import replace_json, run_record
+
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"cannot write the profile {out}: give a file in a folder that exists")
+    begin = time.perf_counter()
+    table = Cohort.read(cohort)
+    rows = out.with_name(out.name + ".rows")
+    settings = rejection_settings(None, {"features": features, "direction": direction, "no_gates": no_gates})
+
+    def warn(line: str) -> None:
+        if not quiet:
+            typer.echo(f"anatrust: {line}", err=True)
+
+    with progress_bar(quiet or json) as progress:
+        profile = fit(
+            table,
+            segmenter=segmenter,
+            modality=modality,
+            settings=settings,
+            anatomy_names=anatomy_names,
+            alpha=alpha,
+            assurance=assurance,
+            flag_rate=flag_rate,
+            seed=seed,
+            cache=rows,
+            progress=progress,
+            warn=warn,
+        )
+    profile.save(out)
+    section = profile.rejection
+    record = run_record(
+        command="fit",
+        configuration={
+            "segmenter": segmenter,
+            "modality": modality,
+            "anatomy_names": anatomy_names,
+            "alpha": alpha,
+            "assurance": assurance,
+            "flag_rate": flag_rate,
+            "rejection": section.settings.to_json() if section else None,
+        },
+        inputs={"cohort": {"name": cohort.name, "sha256": content_hash(cohort), "contents": profile.cohort_hash}},
+        seed=seed,
+        timings={"fit": time.perf_counter() - begin},
+        outputs=[out],
+    )
+    replace_json(out.with_name(out.name + ".run.json"), record)
+    shutil.rmtree(rows, ignore_errors=True)
+    if json:
+        typer.echo(json_module.dumps({"profile": out.name, "holds": profile.describe()}, indent=2))
+    elif not quiet:
+        typer.echo("\n".join([f"Wrote {out}", *(f"  {line}" for line in profile.describe())]))
+    return 0

@@ -1,0 +1,104 @@
+"""Options that several commands share, and the settings made of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anatrust.errors import InputError
+
+if TYPE_CHECKING:
+    from anatrust.rejection.settings import RejectionSettings
+
+__all__ = [
+    "AnatomyNames",
+    "Direction",
+    "Features",
+    "Json",
+    "Modality",
+    "NoGates",
+    "Quiet",
+    "Verbose",
+    "parse_series",
+    "parse_spacing",
+    "rejection_settings",
+]
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show where errors come from, and warnings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+Modality = Annotated[
+    str | None, typer.Option(metavar="NAME", help="CT, MR, PET, US, photo or unknown; DICOM says it itself.")
+]
+Features = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What is compared: intensity (default) or local (neighbourhood descriptors)."),
+]
+Direction = Annotated[str | None, typer.Option(metavar="NAME", help="Lesions are brighter, darker, or both (default).")]
+NoGates = Annotated[bool, typer.Option("--no-gates", help="Test every candidate, however small or unlikely.")]
+AnatomyNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TABLE",
+        help="Names of the anatomy's labels: totalsegmentator_ct, totalsegmentator_mr, amos or a JSON file.",
+    ),
+]
+
+
+def parse_spacing(text: str | None) -> tuple[float, ...] | None:
+    """Numbers in mm from ``0.5``, ``0.5,0.7`` or ``0.5x0.7``.
+
+    >>> parse_spacing("0.5x0.7")
+    (0.5, 0.7)
+    """
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise InputError(f"--spacing {text!r} is not numbers in mm: write for example 0.5 or 0.5x0.7") from None
+    if not all(0 < number < float("inf") for number in numbers):
+        raise InputError(f"--spacing {text!r}: millimetres are above 0")
+    return numbers
+
+
+def parse_series(text: str | None) -> int | str | None:
+    """A number if it is one (its place in the list), else a series UID.
+
+    >>> parse_series("2"), parse_series("1.2.840")
+    (2, '1.2.840')
+    """
+    return int(text) if text is not None and text.isdigit() else text
+
+
+def rejection_settings(profile: str | Path | None, given: dict[str, Any]) -> RejectionSettings | None:
+    """Settings with what was given on the command line over those of the profile, or over the defaults.
+
+    Parameters
+    ----------
+    profile
+        A profile's file, whose settings are the base.
+    given
+        Fields of `RejectionSettings` (None: not given) and ``no_gates``.
+
+    Returns
+    -------
+    None if nothing was given.
+    """
+    fields = {name: value for name, value in given.items() if value is not None and name != "no_gates"}
+    if not fields and not given.get("no_gates"):
+        return None
+    from anatrust.rejection.settings import RejectionSettings
+
+    base = RejectionSettings()
+    if profile is not None:
+        from anatrust.pipeline.profile import Profile
+
+        section = Profile.load(profile).rejection
+        base = section.settings if section else base
+    if given.get("no_gates"):
+        fields["gates"] = replace(base.gates, enabled=False)
+    return replace(base, **fields)

@@ -1,0 +1,101 @@
+"""A verdict for people, as plain text."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anatrust.cli.console import columns
+
+if TYPE_CHECKING:
+    from anatrust.pipeline.verdict import Verdict
+    from anatrust.rejection.candidate import Candidate
+
+__all__ = ["verdict_text"]
+
+_WIDTH = 100
+_MOST_ROWS = 30
+
+
+def verdict_text(verdict: Verdict, out: Path | None = None) -> str:
+    """The verdict in words: decision, reasons, findings, table, what is promised, where files are."""
+    scan = verdict.scan
+    size = "x".join(map(str, scan.shape))
+    step = "x".join(f"{v:.3g}" for v in scan.spacing)
+    what = scan.modality if scan.modality != "unknown" else "scan"
+    lines = [f"{verdict.decision.upper()}  {scan.identifier or 'scan'} ({what}, {size} voxels of {step} {scan.unit})"]
+    for reason in verdict.reasons:
+        lines += _item(f"- {reason}")
+    if verdict.findings:
+        lines += ["", "Input gate:"]
+        for finding in verdict.findings:
+            lines += _item(f"- {finding.severity}: {finding.sentence} {finding.cure}")
+    if verdict.candidates:
+        lines += ["", *_candidates(verdict)]
+    if verdict.structures:
+        lines += ["", *_structures(verdict)]
+    if verdict.statements:
+        lines += ["", "What is promised, and what not:"]
+        for statement in verdict.statements:
+            lines += _item(f"- {statement.text}")
+    for note in verdict.notes:
+        lines += _item(f"- {note}")
+    if out is not None:
+        lines += ["", f"The page to look at: {out / verdict.files['report']}"]
+    return "\n".join(lines)
+
+
+def _item(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ")
+
+
+def _candidates(verdict: Verdict) -> list[str]:
+    rows = [
+        [
+            str(c.number),
+            c.decision or "",
+            c.name,
+            _size(c),
+            "" if c.contrast is None else f"{c.contrast:+.1f}",
+            _p(c.p_value),
+            _p(c.q_value),
+            c.tissue,
+        ]
+        for c in verdict.candidates[:_MOST_ROWS]
+    ]
+    lines = columns(["#", "decision", "label", "size", "contrast", "p", "q", "compared with"], rows)
+    if len(verdict.candidates) > _MOST_ROWS:
+        lines.append(f"... and {len(verdict.candidates) - _MOST_ROWS} more in candidates.csv")
+    return lines
+
+
+def _size(candidate: Candidate) -> str:
+    if candidate.diameter is None or candidate.volume is None:
+        return f"{candidate.voxels} px"
+    if len(candidate.bounding_box) == 2:
+        return f"{candidate.diameter:.0f} mm, {candidate.volume:.0f} mm2"
+    return f"{candidate.diameter:.0f} mm, {candidate.volume / 1000:.2g} ml"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def _structures(verdict: Verdict) -> list[str]:
+    rows = [
+        [
+            str(s.label),
+            s.name,
+            f"{s.voxels} px"
+            if s.volume is None
+            else f"{s.volume / 1000:.3g} ml"
+            if len(verdict.scan.shape) == 3
+            else f"{s.volume:.0f} mm2",
+            str(s.components),
+            f"{s.border_share:.0%}" if s.border_share else "",
+            ", ".join(s.failed) or "nothing failed",
+        ]
+        for s in verdict.structures
+    ]
+    return columns(["#", "structure", "size", "pieces", "on edge", "checks"], rows)

@@ -1,0 +1,179 @@
+"""A score recipe: which score is thresholded, with its parameters, chosen on tuning patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.conformal.diffusion import Patches, diffuse_lifted
+from anatrust.conformal.graph import cosine_neighbours, transition_matrix
+from anatrust.conformal.lattice import gaussian_smooth, joint_bilateral, lattice_walk
+from anatrust.conformal.scores import adaptive_score, distance_score, reconstruction_score, temperature_score
+from anatrust.errors import InputError
+from anatrust.image.grid import Grid
+from anatrust.statistics.loss_curves import quantise
+
+__all__ = ["PUBLISHED_WALK", "ScoreRecipe", "candidate_recipes"]
+
+_Image = npt.NDArray[np.float64]
+Features = Callable[[], npt.NDArray[Any]]
+"""Gives the encoder's features ``(*shape, d)`` when a recipe needs them; called at most once a score."""
+
+# Name of each recipe and the parameters it takes, with their defaults.
+_PARAMETERS: Mapping[str, Mapping[str, float]] = {
+    "probability": {},
+    "gaussian": {"width": 2.0},
+    "bilateral": {"width": 2.0, "beta": 0.1},
+    "lattice": {"beta": 1.0, "steps": 10, "laziness": 0.2},
+    "graph": {"patch": 4, "k": 20, "beta": 50.0, "steps": 10, "laziness": 0.0},
+    "reconstruction": {"width": 0.0},
+    "adaptive": {},
+    "distance": {"reach": 20.0},
+}
+
+
+@dataclass(frozen=True)
+class ScoreRecipe:
+    """How a scan's probabilities become the score whose thresholds are sets.
+
+    Parameters
+    ----------
+    name
+        ``probability`` (plain), ``gaussian``, ``bilateral``, ``lattice`` (walk between touching
+        voxels), ``graph`` (RW-CP: walk on the k-nearest-neighbour graph of features),
+        ``reconstruction`` (connected to the peak), ``adaptive`` (share of the scan's own mass),
+        ``distance`` (morphological, for 0/1 masks).
+    parameters
+        Overrides of the defaults: lengths (``width``, ``reach``, ``patch``) are in mm, in pixels
+        where the spacing is unknown.
+    temperature
+        Applied to the probabilities first; spreads those that are nearly all 0 or 1.
+
+    Examples
+    --------
+    >>> ScoreRecipe("gaussian", {"width": 3}).label
+    'gaussian width=3'
+    """
+
+    name: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in _PARAMETERS:
+            raise InputError(f"score '{self.name}' is unknown: choose one of {', '.join(sorted(_PARAMETERS))}")
+        known = _PARAMETERS[self.name]
+        odd = [key for key in self.parameters if key not in known]
+        if odd:
+            raise InputError(f"score '{self.name}' takes {', '.join(known) or 'no parameters'}, not {', '.join(odd)}")
+        if not self.temperature > 0:
+            raise InputError(f"a temperature is positive, not {self.temperature}")
+        merged = {**known, **{key: float(value) for key, value in self.parameters.items()}}
+        object.__setattr__(self, "parameters", MappingProxyType(merged))
+
+    @property
+    def label(self) -> str:
+        """Short name with the parameters that differ from the defaults."""
+        known = _PARAMETERS[self.name]
+        changed = [f"{k}={v:g}" for k, v in self.parameters.items() if v != known[k]]
+        warm = [f"temperature={self.temperature:g}"] if self.temperature != 1 else []
+        return " ".join([self.name, *changed, *warm])
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether an encoder must run."""
+        return self.name == "graph"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a profile."""
+        return {"name": self.name, "parameters": dict(self.parameters), "temperature": self.temperature}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ScoreRecipe:
+        """The recipe :meth:`to_json` wrote."""
+        return cls(str(values["name"]), values.get("parameters", {}), float(values.get("temperature", 1.0)))
+
+    def score(
+        self, probabilities: npt.ArrayLike, image: npt.ArrayLike, grid: Grid, features: Features | None = None
+    ) -> _Image:
+        """Scores in [0, 1], the grid's shape.
+
+        Parameters
+        ----------
+        probabilities, image
+            Foreground probability of one class and the scan, both of the grid's shape.
+        grid
+            Gives the spacing.
+        features
+            Needed by ``graph``: a function that runs the encoder.
+        """
+        p = np.asarray(probabilities, dtype=np.float64)
+        if p.shape != grid.shape or np.shape(image) != grid.shape:
+            raise InputError(f"probabilities {p.shape} and image {np.shape(image)} but a grid of {grid.shape}")
+        if self.temperature != 1:
+            p = temperature_score(p, self.temperature)
+        spacing, given = grid.spacing, self.parameters
+        if self.name == "gaussian":
+            return gaussian_smooth(p, spacing, width=given["width"])
+        if self.name == "bilateral":
+            return joint_bilateral(p, image, spacing, width=given["width"], beta=given["beta"])
+        if self.name == "lattice":
+            steps, laziness = int(given["steps"]), given["laziness"]
+            return lattice_walk(p, image, spacing, beta=given["beta"], steps=steps, laziness=laziness)
+        if self.name == "graph":
+            return self._walk(p, spacing, features)
+        if self.name == "reconstruction":
+            return reconstruction_score(gaussian_smooth(p, spacing, width=given["width"]))
+        if self.name == "adaptive":
+            return adaptive_score(p)
+        if self.name == "distance":
+            return distance_score(p >= 0.5, spacing, reach=given["reach"], probabilities=p)
+        return p
+
+    def _walk(self, p: _Image, spacing: Sequence[float], features: Features | None) -> _Image:
+        if features is None:
+            raise InputError("the score 'graph' needs features: give an encoder")
+        given = self.parameters
+        patches = Patches(p.shape, [max(1, round(given["patch"] / step)) for step in spacing])
+        nodes = patches.average(features())
+        neighbours = cosine_neighbours(nodes, int(given["k"]))
+        matrix = transition_matrix(neighbours, beta=given["beta"])
+        return diffuse_lifted(p, matrix, patches, steps=int(given["steps"]), laziness=given["laziness"])
+
+    def levels(
+        self, probabilities: npt.ArrayLike, image: npt.ArrayLike, grid: Grid, features: Features | None = None
+    ) -> npt.NDArray[np.uint16]:
+        """The score quantised for thresholds; the same code at calibration and at prediction."""
+        return quantise(self.score(probabilities, image, grid, features))
+
+
+PUBLISHED_WALK = ScoreRecipe("graph")
+"""k = 20, β = 50, 10 steps, not lazy: the published defaults of RW-CP."""
+
+
+def candidate_recipes(*, features: bool = False, hard: bool = False) -> tuple[ScoreRecipe, ...]:
+    """The recipes tried in tuning; the plain probability always stands first.
+
+    Parameters
+    ----------
+    features
+        Whether an encoder is at hand for the feature graph.
+    hard
+        Whether probabilities are absent or nearly all 0 and 1, so that only distances and smoothing
+        can grade them.
+    """
+    recipes = [ScoreRecipe("distance")] if hard else [ScoreRecipe("probability")]
+    recipes += [ScoreRecipe("gaussian", {"width": w}) for w in (1.0, 2.0, 4.0)]
+    recipes += [ScoreRecipe("bilateral", {"width": w}) for w in (2.0, 3.0)]
+    recipes += [ScoreRecipe("lattice", {"steps": s, "beta": b}) for s in (5, 20) for b in (0.3, 1.0)]
+    recipes += [ScoreRecipe("reconstruction", {"width": w}) for w in (0.0, 1.0)]
+    recipes.append(ScoreRecipe("adaptive"))
+    if features:
+        recipes += [ScoreRecipe("graph", {"laziness": a, "steps": s}) for a in (0.0, 0.5) for s in (1, 10)]
+        recipes.append(ScoreRecipe("graph", {"laziness": 0.5, "steps": 10, "beta": 200.0}))
+    return tuple(recipes)

@@ -1,0 +1,1 @@
+"""Protocols and adapters for everything frozen that anatrust can use."""

@@ -1,0 +1,211 @@
+"""The way of one scan: read, inspect, judge, say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from anatrust._version import __version__
+from anatrust.errors import InputError
+from anatrust.image.volumes import LabelMap
+from anatrust.pipeline.case import Names, mask_kind, read_case
+from anatrust.pipeline.finding import worst
+from anatrust.pipeline.fit_rejection import Progress
+from anatrust.pipeline.inspect import inspect_scan
+from anatrust.pipeline.judging import add_screening, add_sets, judge_lesions, judge_organs, judge_settings, not_judged
+from anatrust.pipeline.levels import Levels
+from anatrust.pipeline.outputs import check_output_folder
+from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.results import PageWriter, write_results
+from anatrust.pipeline.verdict import Kind, ScanSummary, Verdict
+from anatrust.rejection.settings import RejectionSettings
+
+__all__ = ["assess"]
+
+_STAGES = ("read", "inspect", "judge", "write")
+
+
+@dataclass
+class _Run:
+    """Progress and timings of one call."""
+
+    progress: Progress | None
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, name: str) -> None:
+        if self.progress:
+            self.progress(name, _STAGES.index(name), len(_STAGES))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.begin(name)
+        begin = time.perf_counter()
+        yield
+        self.timings[name] = time.perf_counter() - begin
+
+    def finish(self) -> None:
+        if self.progress:
+            self.progress("done", len(_STAGES), len(_STAGES))
+
+
+def assess(
+    scan: object,
+    mask: object,
+    *,
+    probabilities: object | None = None,
+    anatomy: object | None = None,
+    profile: Profile | str | Path | None = None,
+    kind: Literal["auto", "lesion", "organ"] = "auto",
+    alpha: float | None = None,
+    settings: RejectionSettings | None = None,
+    modality: str | None = None,
+    spacing: float | Sequence[float] | None = None,
+    series: int | str | None = None,
+    names: Names = None,
+    anatomy_names: Names = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    page: PageWriter | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Judge a mask that any tool drew on a scan.
+
+    Lesion masks: each connected component is a candidate and is kept, rejected or undecidable
+    by its p-value against normal tissue (or against what the segmenter invents in healthy
+    patients, with a profile). Organ masks: pieces, holes and contact with the image's edge.
+
+    Parameters
+    ----------
+    scan, mask, probabilities, anatomy
+        Paths or objects (nibabel, SimpleITK, torch, ``(array, affine)``). The mask and the
+        others must lie in the scan's space; they are resampled where geometry proves it.
+    profile
+        A `Profile` or its file. Its settings are used, for only so its scores compare.
+    kind
+        What the mask shows; ``"auto"`` takes organs where all label names are organs.
+    alpha
+        Sets all error levels; None: 0.10, 0.10 and 0.05, see `Levels`.
+    settings
+        Of rejection; ``alpha`` in it is replaced by the level of candidates.
+    modality, spacing, series, names, anatomy_names
+        See `read_case`.
+    seed
+        Of all random draws.
+    out
+        Folder for ``verdict.json``, ``kept.nii.gz``, ``rejected.nii.gz``, ``candidates.csv``
+        (``structures.csv`` for organs), ``report.html`` and ``run.json``, with a profile of sets also
+        ``inner.nii.gz`` and ``outer.nii.gz`` (one pair a structure); masks of pictures are
+        PNG. None writes nothing. Files appear when all is done; an interrupted run leaves none.
+    page
+        Writes ``report.html``. `anatrust.assess`, the way to call this function, gives the one
+        of the report room; without one there is no page.
+    progress
+        Told ``(stage, done, total)``.
+
+    Returns
+    -------
+    Verdict
+
+    Raises
+    ------
+    InputError
+        If something cannot be read, or the profile does not fit what it is used for.
+
+    Guarantee
+    ---------
+    Each statement of the verdict names its level and assumption; ``accept`` means "nothing
+    that was tested failed". The same inputs and seed give the same verdict, whatever the
+    orientation the files are stored in.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.normal(100, 10, (24, 24, 12)).astype(np.float32)
+    >>> organ = np.zeros(image.shape, np.uint8)
+    >>> organ[6:18, 6:18, 3:9] = 1
+    >>> verdict = assess((image, np.eye(4)), (organ, np.eye(4)), kind="organ")
+    >>> verdict.decision, verdict.reasons
+    ('accept', ('nothing that was tested failed',))
+    """
+    run = _Run(progress)
+    levels = Levels.all_at(alpha)
+    if kind not in ("auto", "lesion", "organ"):
+        raise InputError(f"the kind of a mask is auto, lesion or organ, not {kind!r}")
+    if out is not None:
+        check_output_folder(out)
+    with run.stage("read"):
+        fitted = Profile.load(profile) if isinstance(profile, str | Path) else profile
+        case = read_case(
+            scan,
+            mask,
+            probabilities=probabilities,
+            anatomy=anatomy,
+            modality=modality,
+            spacing=spacing,
+            series=series,
+            names=names,
+            anatomy_names=anatomy_names,
+        )
+        shows: Kind = mask_kind(case.labels) if kind == "auto" else kind
+        chosen = judge_settings(settings, fitted, case, levels) if shows == "lesion" else RejectionSettings()
+    with run.stage("inspect"):
+        findings = inspect_scan(case.scan, case.labels, case.probabilities, kind=shows)
+    base = Verdict(
+        "review",
+        ("not judged yet",),
+        shows,
+        ScanSummary.of(case.scan),
+        levels,
+        findings=findings,
+        version=__version__,
+    )
+    with run.stage("judge"):
+        if worst(findings) == "error":
+            judged = not_judged(base, case)
+        elif shows == "organ":
+            judged = judge_organs(base, case)
+        else:
+            judged = judge_lesions(base, case, fitted, chosen, seed)
+        if fitted is not None and worst(findings) != "error":
+            judged = add_screening(add_sets(judged, case, fitted), case, fitted)
+    if out is None:
+        run.finish()
+        return judged.verdict
+    configuration = {
+        "kind": shows,
+        "levels": levels.to_json(),
+        "modality": modality,
+        "spacing": None if spacing is None else [float(v) for v in np.atleast_1d(np.asarray(spacing))],
+        "series": series,
+        "names": _names(case.labels),
+        "anatomy_names": _names(case.anatomy),
+        "rejection": chosen.to_json() if shows == "lesion" else None,
+    }
+    run.begin("write")
+    verdict = write_results(
+        out,
+        judged,
+        case,
+        sources={"scan": scan, "mask": mask, "probabilities": probabilities, "anatomy": anatomy},
+        profile=profile,
+        configuration=configuration,
+        seed=seed,
+        timings=run.timings,
+        page=page,
+    )
+    run.finish()
+    return verdict
+
+
+def _names(labels: LabelMap | None) -> dict[str, str] | None:
+    """The names of the labels that are there."""
+    if labels is None:
+        return None
+    return {str(number): labels.names[number] for number in labels.labels() if number in labels.names}

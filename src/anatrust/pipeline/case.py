@@ -1,0 +1,150 @@
+"""One scan with everything that belongs to it, on one grid; and what identifies its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anatrust.anatomy.organs import is_organ_name, label_names, label_tables
+from anatrust.errors import FormatError, InputError
+from anatrust.image import read
+from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
+from anatrust.pipeline.verdict import Kind
+
+__all__ = ["Case", "content_hash", "label_table", "mask_kind", "read_case"]
+
+_LARGEST_NAMES = 2**20
+_DETACHED = (".raw", ".raw.gz", ".zraw", ".img", ".img.gz", ".gz")
+
+Names = str | Path | Mapping[int, str] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A scan, the mask to judge, and what came with them, all on the scan's grid."""
+
+    scan: Scan
+    labels: LabelMap
+    probabilities: ProbabilityMap | None = None
+    anatomy: LabelMap | None = None
+
+
+def read_case(
+    scan: object,
+    mask: object,
+    *,
+    probabilities: object | None = None,
+    anatomy: object | None = None,
+    modality: str | None = None,
+    spacing: float | Sequence[float] | None = None,
+    series: int | str | None = None,
+    names: Names = None,
+    anatomy_names: Names = None,
+) -> Case:
+    """Read everything that belongs to one scan and bring it to the scan's grid.
+
+    Parameters
+    ----------
+    scan, mask, probabilities, anatomy
+        Paths or objects, see `read_scan`, `read_mask` and `read_probabilities`.
+    modality, spacing, series
+        Handed to `read_scan`.
+    names, anatomy_names
+        Names of the labels in mask and anatomy, see `label_table`.
+
+    Raises
+    ------
+    InputError
+        If anything cannot be read or does not lie in the scan's space.
+    """
+    image = read.read_scan(scan, modality=modality, spacing=spacing, series=series)
+    labels = _named(read.read_mask(mask, reference=image.grid), names)
+    organs = None if anatomy is None else _named(read.read_mask(anatomy, reference=image.grid), anatomy_names)
+    channels = None if probabilities is None else read.read_probabilities(probabilities, reference=image.grid)
+    return Case(image, labels, channels, organs)
+
+
+def label_table(names: Names) -> dict[int, str]:
+    """Label names from a built-in table's name, a JSON file ``{"1": "liver"}``, or a mapping.
+
+    nnU-Net's ``dataset.json`` (``{"labels": {"background": 0, "liver": 1}}``) is understood too.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or its labels are not whole numbers.
+
+    Examples
+    --------
+    >>> label_table("amos")[6], label_table({3: "kidney"})
+    ('liver', {3: 'kidney'})
+    """
+    if names is None:
+        return {}
+    if isinstance(names, Mapping):
+        return {int(number): str(name) for number, name in names.items()}
+    if str(names) in label_tables():
+        return label_names(str(names))
+    path = Path(names)
+    if not path.is_file():
+        raise InputError(f"there is no label table {str(names)!r}: give {', '.join(label_tables())} or a JSON file")
+    if path.stat().st_size > _LARGEST_NAMES:
+        raise FormatError(f"{path.name} is too large for a table of label names")
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = plain.get("labels", plain)
+        pairs = [(k, v) if str(k).strip().isdigit() else (v, k) for k, v in plain.items()]
+        return {int(number): str(name) for number, name in pairs if int(number) != 0}
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError, ValueError, RecursionError):
+        raise FormatError(f'{path.name} is no table of label names: write JSON like {{"1": "liver"}}') from None
+
+
+def mask_kind(labels: LabelMap) -> Kind:
+    """What a mask shows by its label names: ``"organ"`` if all of them are organs, else ``"lesion"``.
+
+    A map without names is taken for lesions, the stricter judgement.
+    """
+    present = labels.labels()
+    known = [labels.names[number] for number in present if number in labels.names]
+    return "organ" if known and len(known) == len(present) and all(map(is_organ_name, known)) else "lesion"
+
+
+def content_hash(source: str | Path | Scan | LabelMap | ProbabilityMap) -> str:
+    """SHA-256 of what a source holds: a file, a folder's files, or an image's voxels and affine.
+
+    A header with a detached data file (``.mhd``, ``.nhdr``, ``.hdr``) is hashed with it.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    """
+    digest = hashlib.sha256()
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.exists():
+            raise InputError(f"there is no file {path}: correct the path")
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path, *_detached(path)]:
+            with file.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        return digest.hexdigest()
+    digest.update(f"{source.array.dtype.str} {source.array.shape}".encode())
+    digest.update(np.ascontiguousarray(source.array).tobytes())
+    digest.update(np.ascontiguousarray(source.grid.affine).tobytes())
+    return digest.hexdigest()
+
+
+def _detached(path: Path) -> list[Path]:
+    if path.suffix.lower() not in (".mhd", ".nhdr", ".hdr"):
+        return []
+    return sorted(p for s in _DETACHED if (p := path.with_suffix(s)).is_file())
+
+
+def _named(labels: LabelMap, names: Names) -> LabelMap:
+    table = label_table(names)
+    return LabelMap(labels.array, labels.grid, {**labels.names, **table}) if table else labels

@@ -1,0 +1,66 @@
+"""From findings, candidates and checks to a decision with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anatrust.ood.screen import Screening
+from anatrust.pipeline.finding import Finding
+from anatrust.pipeline.organ import StructureCheck
+from anatrust.pipeline.sets import SetSummary
+from anatrust.pipeline.verdict import ACCEPT_MEANS, Decision
+from anatrust.rejection.candidate import Candidate
+
+__all__ = ["decide"]
+
+
+def decide(
+    findings: Sequence[Finding],
+    candidates: Sequence[Candidate] = (),
+    structures: Sequence[StructureCheck] = (),
+    sets: Sequence[SetSummary] = (),
+    screening: Screening | None = None,
+) -> tuple[Decision, tuple[str, ...]]:
+    """Decide on the safe side, and say why.
+
+    *abstain* if the gate found an error, or candidates exist and none could be decided;
+    *review* if there was a warning, nothing to test, a rejected or undecidable candidate, or a
+    failed check, an infeasible set; else *accept*, which means "nothing that was tested failed".
+
+    Examples
+    --------
+    >>> decide([])
+    ('review', ('nothing was tested: the mask holds no candidate and no structure',))
+    """
+    errors = [f.sentence for f in findings if f.severity == "error"]
+    rejected = [c for c in candidates if c.decision == "rejected"]
+    open_ones = [c for c in candidates if c.decision not in ("kept", "rejected")]
+    if errors:
+        return "abstain", tuple(errors)
+    if candidates and len(open_ones) == len(candidates):
+        what = "the only candidate" if len(candidates) == 1 else f"none of the {len(candidates)} candidates"
+        verb = "could not be decided" if len(candidates) == 1 else "could be decided"
+        return "abstain", (f"{what} {verb}: {open_ones[0].reason or 'see its row'}",)
+    reasons = []
+    if rejected:
+        reasons.append(f"{_count(rejected, candidates)} rejected: not shown to differ from normal tissue")
+    if open_ones:
+        reasons.append(f"{_count(open_ones, candidates)} undecidable: the reason stands in the candidate's row")
+    reasons += [f"{s.name}: {', '.join(s.failed)}" for s in structures if s.failed]
+    if screening is not None and not screening.passed:
+        reasons += [f"screening: {sentence}" for sentence in screening.reasons]
+    reasons += [
+        f"sets of {s.structure}: {side} set infeasible, too few patients were calibrated on"
+        for s in sets
+        for side, feasible in (("inner", s.inner_feasible), ("outer", s.outer_feasible))
+        if not feasible
+    ]
+    reasons += [f.sentence for f in findings if f.severity == "warning"]
+    if not candidates and not structures:
+        reasons.append("nothing was tested: the mask holds no candidate and no structure")
+    return ("review", tuple(reasons)) if reasons else ("accept", (ACCEPT_MEANS,))
+
+
+def _count(some: Sequence[Candidate], every: Sequence[Candidate]) -> str:
+    verb = "candidate was" if len(every) == 1 else "candidates was" if len(some) == 1 else "candidates were"
+    return f"{len(some)} of {len(every)} {verb}"

@@ -1,0 +1,148 @@
+"""From a cohort table to a profile: everything the cohort allows, and words for what it does not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from anatrust.errors import InputError
+from anatrust.pipeline.case import Names
+from anatrust.pipeline.cohort import Cohort
+from anatrust.pipeline.fit_rejection import Progress, fit_rejection
+from anatrust.pipeline.fit_sets import fit_sets
+from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.screening import fit_screening
+from anatrust.rejection.settings import RejectionSettings
+
+__all__ = ["fit"]
+
+
+def fit(
+    cohort: Cohort,
+    *,
+    segmenter: str = "unnamed",
+    modality: str | None = None,
+    settings: RejectionSettings | None = None,
+    anatomy_names: Names = None,
+    alpha: float = 0.10,
+    assurance: float | None = None,
+    flag_rate: float = 0.05,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Profile:
+    """Fit everything the cohort allows: the cohort null of rejection, calibrated sets, screening.
+
+    The null uses the rows with ``lesion_free = true``, a mask, and a truth that is absent or all
+    zero: scans of healthy people, with what the segmenter drew there. An empty mask counts: the
+    segmenter invented nothing in this patient. Sets use the other rows that have a truth, with
+    probabilities or, where no row has any, with masks. Screening uses the rows that say whether they
+    are an outlier, with masks. A scan the gate finds an error in is left
+    out, as it would be when judged. All scans (slices) of one patient are pooled.
+
+    Parameters
+    ----------
+    cohort
+        The table.
+    segmenter
+        Name of the segmenter that drew the masks.
+    modality
+        Of all scans, as in `read_scan`.
+    settings
+        How candidates are scored; a scan is later judged with the same.
+    anatomy_names
+        Names of the labels in the ``anatomy`` column, see `label_table`.
+    flag_rate
+        Share of usual scans that screening may call strange.
+    alpha, assurance
+        Promised mean error of the sets; δ promises it with confidence 1 - δ over calibrations.
+    seed
+        Of the split of the patients with a truth into tuning and calibration.
+    cache
+        Folder that keeps what was learnt from each finished scan, keyed by content: a fit that was
+        killed goes on where it stopped. None keeps nothing.
+    progress, warn
+        Told ``(stage, done, total)``, and one line for each scan that is left out.
+
+    Returns
+    -------
+    Profile
+        ``not_fitted`` says what could not be fitted.
+
+    Raises
+    ------
+    InputError
+        If no row can be used, a row contradicts itself, or only some rows have an anatomy.
+
+    Guarantee
+    ---------
+    Of each section its own, see `CohortNull` and `conformalize`: patients exchangeable, same
+    segmenter, same settings.
+    """
+    if not 0 < alpha < 1 or (assurance is not None and not 0 < assurance < 1):
+        raise InputError(f"alpha and assurance lie between 0 and 1, not at {alpha} and {assurance}")
+    folder = None if cache is None else Path(cache)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    healthy = any(row.lesion_free for row in cohort)
+    labelled = any(row.truth is not None and not row.lesion_free for row in cohort)
+    screened = any(row.outlier is not None for row in cohort)
+    if not healthy and not labelled and not screened:
+        raise InputError(
+            f"{cohort.source}: no row has lesion_free = true, a truth or an outlier mark, nothing can be fitted; mark "
+            "the scans of healthy people, or give the truth of others"
+        )
+    notes: list[str] = []
+    keys: list[str] = []
+    rejection = sets = screening = None
+    if healthy:
+        found = fit_rejection(
+            cohort,
+            modality=modality,
+            settings=settings,
+            anatomy_names=anatomy_names,
+            cache=folder,
+            progress=progress,
+            warn=warn,
+        )
+        rejection = found.section
+        keys += found.keys
+        notes += found.notes
+    else:
+        notes.append("rejection: no row has lesion_free = true; without healthy people there is no cohort null")
+    if labelled:
+        fitted = fit_sets(
+            cohort,
+            alpha=alpha,
+            assurance=assurance,
+            modality=modality,
+            seed=seed,
+            cache=folder,
+            progress=progress,
+            warn=warn,
+        )
+        sets = fitted.section
+        keys += fitted.keys
+        notes += fitted.notes
+    else:
+        notes.append("sets: no row with a lesion has a truth")
+    if screened:
+        asked = fit_screening(
+            cohort, flag_rate=flag_rate, modality=modality, seed=seed, cache=folder, progress=progress, warn=warn
+        )
+        screening = asked.section
+        keys += asked.keys
+        notes += asked.notes
+    else:
+        notes.append("screening: no row says whether it is an outlier")
+    return Profile(
+        segmenter=segmenter,
+        modality=modality or "unknown",
+        cohort_hash=hashlib.sha256("".join(sorted(keys)).encode()).hexdigest(),
+        rejection=rejection,
+        sets=sets,
+        screening=screening,
+        not_fitted=tuple(notes),
+    )

@@ -1,0 +1,162 @@
+"""Whether this mask can be a segmentation of this scan."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from anatrust.image.volumes import LabelMap, Scan
+from anatrust.pipeline.finding import Finding
+
+__all__ = ["inspect_mask"]
+
+_MANY_COMPONENTS = 50
+_MANY_LABELS = 20
+_BODY_MARGIN_MM = 5.0
+
+
+def inspect_mask(
+    scan: Scan, labels: LabelMap, body: npt.NDArray[np.bool_] | None, kind: str = "lesion"
+) -> list[Finding]:
+    """Findings about a mask on its scan's grid, both in canonical orientation.
+
+    ``body`` is :func:`find_body` of the scan; without it no place is outside.
+    ``kind`` is ``"lesion"`` or ``"organ"``: an organ may be large and cut by the image's edge.
+    """
+    inside = np.asarray(labels.array != 0)
+    count = int(inside.sum())
+    if count == 0:
+        return [
+            Finding(
+                "warning",
+                "empty-mask",
+                "The mask is empty: there is nothing to judge, and what the segmenter missed is not tested here.",
+                "If you expected a structure, check what the segmenter was given: wrong intensities, orientation or "
+                "conversion give an empty mask without any message.",
+            )
+        ]
+    if count >= 0.999 * inside.size:
+        return [
+            Finding(
+                "error",
+                "full-mask",
+                f"The mask covers {count / inside.size:.1%} of the image: there is nothing left to compare with.",
+                "Check that the mask is not inverted and was thresholded.",
+            )
+        ]
+    found = _sizes(scan, labels, inside, kind)
+    return found + _outside(scan, inside, body) + _border(inside, kind) + _number(labels, inside, kind)
+
+
+def _sizes(scan: Scan, labels: LabelMap, inside: npt.NDArray[np.bool_], kind: str) -> list[Finding]:
+    found: list[Finding] = []
+    if kind == "lesion" and inside.mean() > 0.3:
+        found.append(
+            Finding(
+                "warning",
+                "huge-mask",
+                f"The mask covers {inside.mean():.0%} of the image, much for a lesion.",
+                "Check that it is not inverted; say --kind organ if it shows an organ.",
+            )
+        )
+    numbers = labels.labels()
+    if kind == "lesion" and len(numbers) >= _MANY_LABELS and not labels.names:
+        found.append(
+            Finding(
+                "warning",
+                "many-labels",
+                f"The mask holds {len(numbers)} labels without names: it looks like a map of organs or an image.",
+                "Say --kind organ if it shows organs; check that scan and mask were not swapped.",
+            )
+        )
+    if inside.sum() > 1000 and np.array_equal(labels.array, scan.array):
+        found.append(
+            Finding(
+                "error",
+                "mask-is-the-scan",
+                "The mask and the scan are the same image.",
+                "Give the segmentation with -m, the scan with -i.",
+            )
+        )
+    return found
+
+
+def _outside(scan: Scan, inside: npt.NDArray[np.bool_], body: npt.NDArray[np.bool_] | None) -> list[Finding]:
+    if body is None:
+        return []
+    margin = _BODY_MARGIN_MM if scan.grid.spacing_known else 2.0
+    steps = [max(1, round(margin / s)) for s in scan.grid.spacing]
+    around = _box(inside, steps)
+    # A box is wide enough for a tolerance, and separable.
+    near: npt.NDArray[np.bool_] = ndimage.maximum_filter(body[around], size=[2 * s + 1 for s in steps])
+    outside = int((inside[around] & ~near).sum())
+    share = outside / int(inside.sum())
+    if share < 0.05:
+        return []
+    return [
+        Finding(
+            "error" if share > 0.9 else "warning",
+            "outside-body",
+            f"{share:.0%} of the mask ({outside} voxels) lies outside the body.",
+            "The mask is probably flipped, shifted or from another scan: check its affine against the scan's.",
+        )
+    ]
+
+
+def _box(inside: npt.NDArray[np.bool_], margin: list[int]) -> tuple[slice, ...]:
+    """The smallest box around the mask, grown by a margin on every side."""
+    box = []
+    for axis, wide in enumerate(margin):
+        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(inside.ndim) if a != axis)))
+        box.append(slice(max(0, int(hit[0]) - wide), int(hit[-1]) + wide + 1))
+    return tuple(box)
+
+
+def _border(inside: npt.NDArray[np.bool_], kind: str) -> list[Finding]:
+    faces = np.zeros_like(inside)
+    for axis, length in enumerate(inside.shape):
+        if length >= 3:
+            index: list[slice | int] = [slice(None)] * inside.ndim
+            for end in (0, -1):
+                index[axis] = end
+                faces[tuple(index)] = True
+    touching = int((faces & inside).sum())
+    if touching == 0:
+        return []
+    share = touching / int(inside.sum())
+    return [
+        Finding(
+            "warning" if kind == "lesion" and share > 0.05 else "info",
+            "touches-border",
+            f"{touching} voxels of the mask ({share:.1%}) lie on the image's edge: the structure may be cut off, and "
+            "sizes are lower bounds.",
+            "Use a scan with a larger field of view if there is one.",
+        )
+    ]
+
+
+def _number(labels: LabelMap, inside: npt.NDArray[np.bool_], kind: str) -> list[Finding]:
+    structure = np.ones((3,) * inside.ndim, dtype=bool)
+    _, count = ndimage.label(inside[_box(inside, [0] * inside.ndim)], structure=structure)
+    if kind == "lesion" and count > _MANY_COMPONENTS:
+        return [
+            Finding(
+                "warning",
+                "many-components",
+                f"The mask falls into {count} separate pieces.",
+                "Check the threshold of the segmenter: specks cost power, since every piece is a test.",
+            )
+        ]
+    if kind == "organ":
+        pieces = len(labels.labels())
+        if count > _MANY_COMPONENTS * max(1, pieces):
+            return [
+                Finding(
+                    "warning",
+                    "many-components",
+                    f"The {pieces} labels fall into {count} separate pieces.",
+                    "Look at the specks; the per-label table says where they are.",
+                )
+            ]
+    return []

@@ -1,0 +1,206 @@
+"""What a mask is judged by: rejection for lesions, form for organs, and in which words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anatrust.errors import InputError
+from anatrust.image.volumes import Mask
+from anatrust.pipeline.case import Case
+from anatrust.pipeline.decide import decide
+from anatrust.pipeline.fit_rejection import without_level
+from anatrust.pipeline.levels import Levels
+from anatrust.pipeline.organ import check_structures
+from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.screening import screen_scan
+from anatrust.pipeline.sets import SetSummary, predict_sets
+from anatrust.pipeline.verdict import Statement, Strength, Verdict
+from anatrust.rejection.settings import RejectionSettings
+
+if TYPE_CHECKING:
+    from anatrust.conformal.sets import PredictionSet
+    from anatrust.rejection.result import Rejection
+
+__all__ = ["Judged", "add_screening", "add_sets", "judge_lesions", "judge_organs", "judge_settings", "not_judged"]
+
+# How far the sentence about each null's p-values holds under the assumption it names.
+_STRENGTH: dict[str, Strength] = {"cohort": "exact", "placement": "exact", "surrogate-max": "approximate"}
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A verdict with the masks that go with it."""
+
+    verdict: Verdict
+    kept: Mask
+    rejected: Mask
+    sets: tuple[PredictionSet, ...] = ()
+
+
+def judge_settings(
+    settings: RejectionSettings | None, profile: Profile | None, case: Case, levels: Levels
+) -> RejectionSettings:
+    """The settings to judge with; a profile's scores compare only with scores made alike.
+
+    Raises
+    ------
+    InputError
+        If the profile was fitted with other settings, anatomy or modality.
+    """
+    section = profile.rejection if profile else None
+    if profile is None or section is None:
+        chosen = settings or RejectionSettings()
+        if chosen.null == "cohort":
+            raise InputError(
+                "the cohort null needs a profile with a rejection section: give --profile, or another null"
+            )
+        return replace(chosen, alpha=levels.candidates)
+    theirs = section.settings
+    if settings is not None and without_level(settings) != without_level(theirs):
+        raise InputError(
+            "the profile was fitted with other settings of features, gates or tissue: leave them to the profile"
+        )
+    asked = settings or theirs
+    if asked.null in ("auto", "cohort"):
+        if section.anatomy != (case.anatomy is not None):
+            have, lack = ("with", "without") if section.anatomy else ("without", "with")
+            raise InputError(
+                f"the profile was fitted {have} anatomy and this scan comes {lack}: give or leave out "
+                "--anatomy likewise"
+            )
+        if "unknown" not in (profile.modality, case.scan.modality) and profile.modality != case.scan.modality:
+            raise InputError(
+                f"the profile was fitted on {profile.modality} and this scan is {case.scan.modality}: use a profile of "
+                "the same modality"
+            )
+    return replace(asked, alpha=levels.candidates)
+
+
+def _empty(case: Case, name: str) -> Mask:
+    return Mask(np.zeros(case.scan.grid.shape, dtype=bool), case.scan.grid, name)
+
+
+def not_judged(base: Verdict, case: Case) -> Judged:
+    """The verdict where the input gate found an error."""
+    decision, reasons = decide(base.findings)
+    notes = ("the mask was not judged: the input gate found an error",)
+    verdict = replace(base, decision=decision, reasons=reasons, notes=notes)
+    return Judged(verdict, _empty(case, "kept"), _empty(case, "rejected"))
+
+
+def judge_organs(base: Verdict, case: Case) -> Judged:
+    """The verdict on organs: their form. Kept are those of which nothing failed."""
+    checks = check_structures(case.labels)
+    decision, reasons = decide(base.findings, structures=checks)
+    text = (
+        "Only the form of the labelled structures was checked: separate pieces, holes, contact with the image's edge. "
+        "Whether their outline is right was not tested."
+    )
+    verdict = replace(
+        base,
+        decision=decision,
+        reasons=reasons,
+        structures=checks,
+        statements=(Statement(text, None, "none", "structures"),),
+    )
+    bad = [check.label for check in checks if check.failed]
+    failed = np.isin(case.labels.array, bad) & (case.labels.array != 0)
+    passed = (case.labels.array != 0) & ~failed
+    return Judged(verdict, Mask(passed, case.scan.grid, "kept"), Mask(failed, case.scan.grid, "rejected"))
+
+
+def judge_lesions(base: Verdict, case: Case, profile: Profile | None, settings: RejectionSettings, seed: int) -> Judged:
+    """The verdict on lesions: each component kept, rejected or undecidable."""
+    from anatrust.rejection import reject
+
+    section = profile.rejection if profile else None
+    result: Rejection = reject(
+        case.scan,
+        case.labels,
+        anatomy=case.anatomy,
+        probabilities=case.probabilities,
+        cohort_null=section.null if section and settings.null in ("auto", "cohort") else None,
+        settings=settings,
+        seed=seed,
+    )
+    decision, reasons = decide(base.findings, result.candidates)
+    verdict = replace(
+        base,
+        decision=decision,
+        reasons=reasons,
+        candidates=result.candidates,
+        statements=_statements(result, profile),
+        null=result.null,
+        correction=result.correction,
+        notes=result.notes,
+    )
+    return Judged(verdict, result.kept, result.rejected)
+
+
+def add_screening(judged: Judged, case: Case, profile: Profile) -> Judged:
+    """The same verdict with what screening says of the scan, where the profile has a section for it."""
+    section = profile.screening
+    if section is None:
+        return judged
+    base = judged.verdict
+    screening, _ = screen_scan(section, case.scan, case.labels)
+    usual = screening.verdict in ("usual", "strange")
+    text = (
+        f"Of usual scans, from patients like those calibrated on, at most {screening.flag_rate:g} are called strange, "
+        "on average over calibrations; how many strange scans are found is not promised."
+    )
+    made = Statement(text, screening.flag_rate if usual else None, "exact" if usual else "none", "scan")
+    decision, reasons = decide(base.findings, base.candidates, base.structures, base.sets, screening)
+    verdict = replace(
+        base, decision=decision, reasons=reasons, screening=screening, statements=(*base.statements, made)
+    )
+    return replace(judged, verdict=verdict)
+
+
+def add_sets(judged: Judged, case: Case, profile: Profile) -> Judged:
+    """The same verdict with the profile's inner and outer sets, or a note on why there are none."""
+    section = profile.sets
+    if section is None:
+        return judged
+    base = judged.verdict
+    if not section.graded_masks and case.probabilities is None:
+        note = "the profile's sets grade probabilities and none were given: no sets"
+        return replace(judged, verdict=replace(base, notes=(*base.notes, note)))
+    found = predict_sets(section, case.scan, probabilities=case.probabilities, mask=case.labels)
+    summaries = tuple(SetSummary.of(one, label) for one, label in zip(found, section.labels, strict=True))
+    made = []
+    for one in found:
+        for text, feasible in zip(one.statements, reversed(one.feasible), strict=True):
+            made.append(Statement(text, one.alpha if feasible else None, "exact" if feasible else "none", "sets"))
+    notes = list(base.notes)
+    if section.alpha != base.levels.sets:
+        notes.append(
+            f"the profile's sets promise {section.alpha:g}, whatever level was asked for; fit again to change it"
+        )
+    decision, reasons = decide(base.findings, base.candidates, base.structures, summaries, base.screening)
+    verdict = replace(
+        base,
+        decision=decision,
+        reasons=reasons,
+        sets=summaries,
+        statements=(*base.statements, *made),
+        notes=tuple(notes),
+    )
+    return replace(judged, verdict=verdict, sets=found)
+
+
+def _statements(result: Rejection, profile: Profile | None) -> tuple[Statement, ...]:
+    """Each sentence with its level, where it claims one; the others describe."""
+    strength = _STRENGTH.get(result.null, "none")
+    alpha = result.settings.alpha
+    made = []
+    for text in result.statements:
+        claims = strength != "none" and f"at most {alpha:g}" in text
+        made.append(Statement(text, alpha if claims else None, strength if claims else "none", "candidates"))
+    if result.null == "cohort" and profile is not None:
+        text = f"The profile is of the segmenter '{profile.segmenter}'; for masks of another tool it promises nothing."
+        made.append(Statement(text, None, "none", "candidates"))
+    return tuple(made)

@@ -1,0 +1,142 @@
+"""The folder of one run: verdict, masks, table, page, and the record of what made them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
+from anatrust.image.write import write_mask
+from anatrust.pipeline.case import Case, content_hash
+from anatrust.pipeline.judging import Judged
+from anatrust.pipeline.outputs import output_folder, replace_json, run_record, write_candidates, write_structures
+from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.verdict import Verdict
+
+__all__ = ["PageWriter", "write_results"]
+
+
+class PageWriter(Protocol):
+    """What writes the page: the report room's `write_report`, which stands above this room."""
+
+    def __call__(
+        self,
+        path: str | Path,
+        verdict: Verdict,
+        scan: Scan,
+        labels: LabelMap,
+        kept: Mask,
+        rejected: Mask,
+        *,
+        probabilities: ProbabilityMap | None = None,
+    ) -> object:
+        """Write one self-contained HTML file."""
+        ...
+
+
+def write_results(
+    out: str | Path,
+    judged: Judged,
+    case: Case,
+    *,
+    sources: Mapping[str, object],
+    profile: Profile | str | Path | None,
+    configuration: Mapping[str, Any],
+    seed: int,
+    timings: Mapping[str, float],
+    page: PageWriter | None,
+) -> Verdict:
+    """Write everything a run leaves, all of it or nothing, and return the verdict that names the files.
+
+    Parameters
+    ----------
+    out
+        The folder.
+    judged, case
+        What was decided, and about what.
+    sources
+        Where scan, mask, probabilities and anatomy came from: paths or objects.
+    profile, configuration, seed, timings
+        For ``run.json``.
+    page
+        Writes ``report.html``; None leaves it out.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+    """
+    begin = time.perf_counter()
+    # A picture's mask is a picture; all else is NIfTI on the scan's grid.
+    suffix = ".png" if case.scan.grid.layout == "raster" else ".nii.gz"
+    organs = judged.verdict.kind == "organ"
+    files = {
+        "verdict": "verdict.json",
+        "kept": f"kept{suffix}",
+        "rejected": f"rejected{suffix}",
+        **({"structures": "structures.csv"} if organs else {"candidates": "candidates.csv"}),
+        **({} if page is None else {"report": "report.html"}),
+        "run": "run.json",
+    }
+    masks = dict(_set_masks(judged, suffix))
+    files |= {role: name for role, (name, _) in masks.items()}
+    verdict = replace(judged.verdict, files=files)
+    with output_folder(out) as folder:
+        write_mask(folder / files["kept"], judged.kept)
+        write_mask(folder / files["rejected"], judged.rejected)
+        for name, mask in masks.values():
+            write_mask(folder / name, mask)
+        if organs:
+            write_structures(folder / files["structures"], verdict)
+        else:
+            write_candidates(folder / files["candidates"], verdict)
+        (folder / files["verdict"]).write_text(verdict.dumps() + "\n", encoding="utf-8")
+        if page is not None:
+            images = (case.scan, case.labels, judged.kept, judged.rejected)
+            page(folder / files["report"], verdict, *images, probabilities=case.probabilities)
+        record = run_record(
+            command="assess",
+            configuration=configuration,
+            inputs=_inputs(case, sources, profile),
+            seed=seed,
+            timings={**timings, "write": time.perf_counter() - begin},
+            outputs=list(folder.iterdir()),
+        )
+        replace_json(folder / files["run"], record)
+    return verdict
+
+
+def _set_masks(judged: Judged, suffix: str) -> Iterator[tuple[str, tuple[str, Mask]]]:
+    """Role, file name and mask of every set; sets of several structures overlap, so each has a file."""
+    single = len(judged.sets) == 1
+    for found, summary in zip(judged.sets, judged.verdict.sets, strict=True):
+        for side, mask in (("inner", found.inner), ("outer", found.outer)):
+            role = side if single else f"{side}_{summary.label}"
+            yield role, (f"{role}{suffix}", mask)
+
+
+def _inputs(
+    case: Case, sources: Mapping[str, object], profile: Profile | str | Path | None
+) -> dict[str, dict[str, str]]:
+    images: dict[str, Scan | LabelMap | ProbabilityMap | None] = {
+        "scan": case.scan,
+        "mask": case.labels,
+        "probabilities": case.probabilities,
+        "anatomy": case.anatomy,
+    }
+    inputs = {role: _about(sources.get(role), image) for role, image in images.items() if image is not None}
+    if isinstance(profile, Profile):
+        inputs["profile"] = {"name": "Profile in memory", "cohort_hash": profile.cohort_hash}
+    elif profile is not None:
+        inputs["profile"] = {"name": Path(profile).name, "sha256": content_hash(profile)}
+    return inputs
+
+
+def _about(source: object, image: Scan | LabelMap | ProbabilityMap) -> dict[str, str]:
+    """Name and hash of an input: of the file where there is one, else of what was read from the object."""
+    if isinstance(source, str | Path):
+        return {"name": Path(source).name, "sha256": content_hash(source)}
+    return {"name": f"{type(source).__name__} in memory", "sha256": content_hash(image)}

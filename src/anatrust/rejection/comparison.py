@@ -1,0 +1,115 @@
+"""Features of one tissue and its candidates, ready for any test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.rejection.case import Case
+from anatrust.rejection.contamination import split_classes, trim_atypical
+from anatrust.rejection.features import graded_intensity, local_features
+from anatrust.rejection.tissue import Tissue, dilated
+
+__all__ = ["Comparison", "compare_with"]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A tissue with its features.
+
+    Parameters
+    ----------
+    case, tissue
+        Where it comes from.
+    features
+        ``(*box)`` graded intensity or ``(*box, d)`` whitened descriptors.
+    normal
+        The reference voxels: the tissue without candidates and, if asked for, trimmed.
+    dropped
+        What trimming took away.
+    classes
+        ``normal`` split into classes; one for plain and trimmed references.
+    """
+
+    case: Case
+    tissue: Tissue
+    features: npt.NDArray[np.float32]
+    normal: npt.NDArray[np.bool_]
+    dropped: npt.NDArray[np.bool_]
+    classes: tuple[npt.NDArray[np.bool_], ...]
+
+    def candidate(self, position: int) -> npt.NDArray[np.bool_]:
+        """A candidate in the tissue's box."""
+        return self.case.components.within(position, self.tissue.box)
+
+    def domain(self, members: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """Tissue in which places are compared: the region (trimmed) and the candidates themselves."""
+        where = self.tissue.region & ~self.dropped
+        for position in members:
+            where |= self.candidate(position)
+        return where
+
+    def others(self, position: int) -> npt.NDArray[np.bool_]:
+        """The other candidates, dilated, without this one's own voxels: left out when it is tested."""
+        claims = self.tissue.claims.copy()
+        found = dilated(position, self.tissue.box, self.case.components, self.case.settings.tissue.gap)
+        # A member lies in its tissue's box.
+        assert found is not None
+        claims[found[0]] -= found[1]
+        return (claims > 0) & ~self.candidate(position)
+
+    def contrast(self, position: int) -> float | None:
+        """Mean grey value inside minus that of the normal tissue, in its standard deviations; None if it has none."""
+        normal = self.case.scan.array[self.tissue.box][self.normal].astype(np.float64)
+        if normal.size < 2:
+            return None
+        inside = self.case.components.candidates[position].mean_intensity
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            contrast = float((inside - normal.mean()) / normal.std())
+        return contrast if np.isfinite(contrast) else None
+
+    def refusal(self, position: int) -> str | None:
+        """Why no test of this candidate can be made, or None."""
+        own = self.case.components.candidates[position].voxels
+        least = self.case.settings.tissue.min_voxels
+        count = int(np.count_nonzero(self.normal))
+        if own < 2:
+            return "it has 1 voxel, and a comparison needs at least 2"
+        if count < least:
+            return (
+                f"its normal tissue ({self.tissue.description}) has {count} voxels left beside the candidates,"
+                f" and a comparison needs {least}"
+            )
+        if not np.isfinite(self.features[self.domain((position,))]).all():
+            return "its features are not finite numbers (grey values too large to square)"
+        return None
+
+
+def compare_with(case: Case, tissue: Tissue) -> Comparison:
+    """Compute the features of a tissue and choose its reference voxels.
+
+    Features and reference depend on the tissue and all candidates in it, never on which
+    candidate is tested.
+    """
+    settings = case.settings
+    image = case.scan.array[tissue.box]
+    normal = tissue.normal
+    region = tissue.region.copy()
+    for position in tissue.members:
+        region |= case.components.within(position, tissue.box)
+    grey = graded_intensity(image, region, percentiles=settings.percentiles, levels=settings.levels)
+    reference: npt.NDArray[np.bool_] = normal
+    classes: tuple[npt.NDArray[np.bool_], ...] = (normal,)
+    if settings.tissue.reference == "trimmed":
+        reference = trim_atypical(grey, normal, settings.tissue.trim)
+        classes = (reference,)
+    elif settings.tissue.reference == "mixture":
+        classes = split_classes(grey, normal, settings.tissue.components)
+        classes = tuple(c for c in classes if np.count_nonzero(c) >= settings.tissue.min_voxels) or (normal,)
+    features: npt.NDArray[Any] = grey
+    if settings.features == "local":
+        features = local_features(case.scan, tissue.box, reference if reference.sum() >= 2 else region)
+    return Comparison(case, tissue, features, reference, normal & ~reference, classes)

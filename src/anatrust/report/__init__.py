@@ -1,0 +1,13 @@
+"""The page people look at.
+
+:func:`write_report` is the only entrance; the other modules are its steps: what part of the scan
+is shown and how finely (:mod:`~anatrust.report.shown`), volumes as text in the page
+(:mod:`~anatrust.report.embed`), key slices as pictures (:mod:`~anatrust.report.pictures`),
+the verdict in words (:mod:`~anatrust.report.words`), and the page (:mod:`~anatrust.report.page`).
+"""
+
+from __future__ import annotations
+
+from anatrust.report.page import write_report
+
+__all__ = ["write_report"]

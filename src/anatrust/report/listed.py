@@ -1,0 +1,103 @@
+"""What the page lists and draws: the candidates of a lesion mask, or the structures of an organ mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.image.volumes import LabelMap, Mask
+
+__all__ = ["STYLES", "Entry", "Style", "listed"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one outcome is drawn: told apart by colour and, without colour, by its pattern."""
+
+    colour: tuple[int, int, int]
+    pattern: str
+    glyph: str
+
+
+# Okabe and Ito (2008), chosen so that blue and orange carry the main difference for every kind
+# of colour vision.
+_BLUE, _ORANGE, _PURPLE = (86, 180, 233), (230, 159, 0), (204, 121, 167)
+STYLES: Mapping[str, Style] = {
+    "kept": Style(_BLUE, "solid", "●"),
+    "rejected": Style(_ORANGE, "stripes", "✕"),
+    "undecidable": Style(_PURPLE, "dots", "?"),
+    "passed": Style(_BLUE, "solid", "●"),
+    "failed": Style(_ORANGE, "stripes", "✕"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table, and where in the scan it lies.
+
+    ``plain`` is the candidate or structure as the verdict gives it; ``index`` and ``world`` are
+    the point the view goes to, ``box`` is ``(start, stop)`` along each axis.
+    """
+
+    number: int
+    outcome: str
+    index: tuple[float, ...]
+    world: tuple[float, ...]
+    box: tuple[tuple[int, int], ...]
+    plain: Mapping[str, Any]
+
+
+def listed(
+    verdict: Mapping[str, Any], labels: LabelMap | Mask, kept: Mask, rejected: Mask
+) -> tuple[tuple[Entry, ...], dict[str, npt.NDArray[np.bool_]]]:
+    """The rows of the table in the verdict's order, and a mask for each outcome that occurs.
+
+    For organs (``verdict["kind"]``) the outcomes are ``passed`` and ``failed``, drawn from
+    ``labels``; ``kept`` and ``rejected`` then play no part.
+    """
+    if verdict["kind"] == "organ":
+        entries = tuple(_structure(s, labels) for s in verdict["structures"])
+        masks = {
+            outcome: np.isin(labels.array, [e.number for e in entries if e.outcome == outcome])
+            for outcome in ("passed", "failed")
+        }
+    else:
+        entries = tuple(_candidate(c) for c in verdict["candidates"])
+        drawn = np.asarray(labels.array != 0)
+        masks = {
+            "kept": kept.array,
+            "rejected": rejected.array,
+            "undecidable": drawn & ~kept.array & ~rejected.array,
+        }
+    return entries, {outcome: mask for outcome, mask in masks.items() if mask.any()}
+
+
+def _candidate(plain: Mapping[str, Any]) -> Entry:
+    return Entry(
+        int(plain["number"]),
+        plain["decision"] or "undecidable",
+        tuple(plain["centroid_index"]),
+        tuple(plain["centroid_world"]),
+        tuple((int(a), int(b)) for a, b in plain["bounding_box"]),
+        plain,
+    )
+
+
+def _structure(plain: Mapping[str, Any], labels: LabelMap | Mask) -> Entry:
+    places = np.argwhere(labels.array == plain["label"])
+    middle = places.mean(axis=0)
+    # The voxel of the structure nearest to its centre: bent organs do not hold their centroid.
+    index = places[np.argmin(((places - middle) ** 2).sum(axis=1))]
+    box = tuple((int(a), int(b) + 1) for a, b in zip(places.min(axis=0), places.max(axis=0), strict=True))
+    return Entry(
+        int(plain["label"]),
+        "failed" if plain["failed"] else "passed",
+        tuple(float(v) for v in index),
+        tuple(float(v) for v in labels.grid.to_world(index)),
+        box,
+        plain,
+    )

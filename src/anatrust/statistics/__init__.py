@@ -1,0 +1,1 @@
+"""Two-sample tests, their nulls, multiple testing and conformal p-values."""

@@ -1,0 +1,271 @@
+"""The placement null: the candidate against its own shape at other places of its tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.errors import InputError
+from anatrust.statistics.kernels import Kernel, kernel_ladder
+from anatrust.statistics.place_statistics import Placed, fourier_statistics, histogram_statistics
+from anatrust.statistics.places import Places, Shape, Tissue, TissueField, draw_places
+from anatrust.statistics.result import VALID_FOR, TestResult
+
+__all__ = ["placement_test", "placement_tests"]
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+_Overlaps = Literal["exceed", "rank"]
+
+
+def placement_test(
+    features: npt.NDArray[np.floating],
+    domain: BoolArray,
+    candidate: BoolArray,
+    *,
+    spacing: Sequence[float] | None = None,  # noqa: ARG001
+    kernels: Sequence[Kernel] | None = None,
+    n_draws: int | None = 999,
+    overlaps: _Overlaps = "exceed",
+    seed: int,
+) -> TestResult:
+    """Test whether a candidate differs from its own shape laid at other places of the tissue.
+
+    The statistic of a place S + t is MMD²_u between the features in S + t and those in the
+    rest of the tissue, by the same rule for the candidate and for every other place. All
+    admissible translations are enumerated when there are at most `n_draws` of them, else
+    `n_draws` are drawn without replacement. A place that overlaps the candidate counts as an
+    exceedance whatever its statistic:
+    p = (1 + #{disjoint places ≥ observed} + #{overlapping places}) / (1 + #{other places}).
+
+    Parameters
+    ----------
+    features
+        ``(*shape,)`` or ``(*shape, d)`` real numbers on an image or volume; finite in the domain.
+        One feature is compared through histograms: exactly when it has at most 1 024
+        different values in the domain (a graded image has 256), else graded to 256 levels
+        between its 0.1 and 99.9 percentiles. Several are compared through random Fourier
+        features, 128 a kernel.
+    domain
+        ``(*shape,)`` bool: the tissue, *including* the candidate's own voxels and rim; other
+        candidates may be left out. It must not depend on where in it the candidate lies.
+    candidate
+        ``(*shape,)`` bool, within the domain.
+    spacing
+        Accepted so that all nulls are called alike; shifting a shape by voxels needs none.
+    kernels
+        Kernels to aggregate; default: Gaussian, 1/4, 1 and 4 times the median distance of the
+        domain's features (label-blind).
+    n_draws
+        Other places compared at most; None for all that exist.
+    overlaps
+        ``"exceed"``: a place that overlaps the candidate counts as an exceedance.
+        ``"rank"``: it is ranked by its statistic like any other place. Also exact (see
+        Guarantee), with a floor of 1/(1 + other places) and hence power for candidates that are
+        large for their tissue; but then p measures only how well the shape sits on the odd
+        spot, not how rare such spots are.
+    seed
+        Seed of the sample (and, for several features, of the frequencies).
+
+    Returns
+    -------
+    TestResult
+        ``statistic`` is MMD² for one kernel; for several the largest MMD² / (its standard
+        deviation over the places). ``floor`` is the share of places that overlap the
+        candidate, itself included: a candidate that is large for its tissue cannot be
+        significant. Abstains when candidate or rest has fewer than 2 voxels, or no other
+        place exists.
+
+    Raises
+    ------
+    InputError
+        If shapes do not agree, the candidate is empty or not within the domain, a feature is
+        not finite there, or `n_draws` is below 1.
+
+    Guarantee
+    ---------
+    P(p ≤ t) ≤ t exactly, for a place chosen uniformly among the admissible ones without looking
+    at the image, whatever the tissue (no stationarity needed): the places' statistics do
+    not depend on which of them is the candidate, the kernels and their aggregation are
+    symmetric in the places, and counting overlaps only raises p. It does NOT hold for a place
+    chosen because it looks odd: use `surrogate_max_test` or a cohort there.
+
+    Notes
+    -----
+    O(places · runs of the shape) look-ups to find places; then O(places · voxels) increments
+    (one feature) or O(places · runs · 128 · kernels) additions (several). To judge many
+    candidates use `placement_tests`, which prepares the tissue once.
+
+    References
+    ----------
+    Besag & Clifford, Biometrika 76 (1989), and Phipson & Smyth 2010 (the +1); Gretton et al.,
+    JMLR 13 (2012), eq. 3; Schrab et al., JMLR 24 (2023) (aggregation).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.random.default_rng(0).integers(0, 100, (60, 60)) / 100
+    >>> candidate = np.zeros((60, 60), dtype=bool)
+    >>> candidate[20:26, 30:36] = True
+    >>> placement_test(image, np.ones((60, 60), dtype=bool), candidate, seed=1).p_value > 0.05
+    True
+    >>> odd = image + candidate
+    >>> result = placement_test(odd, np.ones((60, 60), dtype=bool), candidate, seed=1)
+    >>> result.p_value == result.floor
+    True
+    """
+    return placement_tests(
+        features, domain, [candidate], kernels=kernels, n_draws=n_draws, overlaps=overlaps, seeds=[seed], seed=seed
+    )[0]
+
+
+def placement_tests(
+    features: npt.NDArray[np.floating],
+    domain: BoolArray,
+    candidates: Sequence[BoolArray],
+    *,
+    excluded: Sequence[BoolArray | None] | None = None,
+    spacing: Sequence[float] | None = None,  # noqa: ARG001
+    kernels: Sequence[Kernel] | None = None,
+    n_draws: int | None = 999,
+    overlaps: _Overlaps = "exceed",
+    seeds: Sequence[int] | None = None,
+    seed: int,
+) -> list[TestResult]:
+    """`placement_test` for many candidates of one tissue; the tissue is prepared once.
+
+    Parameters
+    ----------
+    features, domain, spacing, kernels, n_draws, overlaps
+        As for `placement_test`; the domain includes all candidates.
+    candidates
+        Each ``(*shape,)`` bool, within the domain.
+    excluded
+        For each candidate the part of the domain (the other candidates, dilated) that is
+        left out for it, or None. It must not touch the candidate.
+    seeds
+        One seed a candidate for its sample of places; default: all `seed`. Derive it from the
+        candidate's geometry and results do not depend on the order of the candidates.
+    seed
+        Seed of what the candidates share: the median distance and the frequencies.
+
+    Returns
+    -------
+    list of TestResult
+        In the order of the candidates.
+
+    Raises
+    ------
+    InputError
+        As `placement_test`, or if the sequences differ in length.
+
+    Guarantee
+    ---------
+    That of `placement_test`, for each candidate by itself. The p-values of one tissue are
+    dependent: correct for their number with Benjamini–Yekutieli.
+
+    Notes
+    -----
+    50 candidates of 50 to 4 000 voxels in a liver CT: see ``benchmarks/nulls.py``.
+    """
+    whole = TissueField.of(np.asarray(features), np.asarray(domain))
+    excluded = [None] * len(candidates) if excluded is None else excluded
+    seeds = [seed] * len(candidates) if seeds is None else seeds
+    if not len(candidates) == len(excluded) == len(seeds):
+        raise InputError(f"{len(candidates)} candidates need as many exclusions ({len(excluded)}) and seeds")
+    if n_draws is not None and n_draws < 1:
+        raise InputError(f"a placement test needs at least 1 draw, not {n_draws}")
+    if overlaps not in get_args(_Overlaps):
+        raise InputError(f"overlapping places can 'exceed' or 'rank', not '{overlaps}'")
+    if not candidates:
+        return []
+    shared = Tissue.of(whole.domain)
+    trials = [
+        _trial(whole, shared, candidate, left_out, n_draws, np.random.default_rng(own))
+        for candidate, left_out, own in zip(candidates, excluded, seeds, strict=True)
+    ]
+    able = [trial for trial in trials if trial.reason is None]
+    if not able:
+        return [TestResult.abstain(str(trial.reason), null="placement") for trial in trials]
+    chosen = kernel_ladder(whole.values, seed=seed) if kernels is None else tuple(kernels)
+    if not chosen:
+        raise InputError("a placement test needs at least one kernel")
+    graded = whole.values.shape[1] == 1
+    compute, engine = (histogram_statistics, "histogram") if graded else (fourier_statistics, "fourier")
+    statistics = iter(compute(whole, [trial.placed for trial in able], chosen, seed))
+    return [
+        TestResult.abstain(trial.reason, null="placement")
+        if trial.reason is not None
+        else _judge(next(statistics), trial.places.overlaps & (overlaps == "exceed"), engine)
+        for trial in trials
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """One candidate: where it can lie, or why it cannot be tested."""
+
+    placed: Placed
+    places: Places
+    reason: str | None
+
+
+def _trial(
+    whole: TissueField,
+    shared: Tissue,
+    candidate: BoolArray,
+    left_out: BoolArray | None,
+    n_draws: int | None,
+    rng: np.random.Generator,
+) -> _Trial:
+    """Find the places of one candidate."""
+    voxels = whole.voxels(candidate, "candidate")
+    if voxels.size == 0:
+        raise InputError("the candidate is empty: there is nothing to test")
+    shape = Shape.of(voxels, shared.shape)
+    tissue, removed = shared, None
+    if left_out is not None and np.any(left_out):
+        # What is left out may reach beyond the tissue; only what lies in it matters.
+        gone = np.flatnonzero(whole.arranged(np.asarray(left_out)) & whole.domain)
+        if np.isin(gone, voxels).any():
+            raise InputError("what is left out of the domain touches the candidate: exclude the others only")
+        if gone.size:
+            domain = whole.domain.copy()
+            domain.reshape(-1)[gone] = False
+            tissue, removed = Tissue.of(domain), Shape.of(gone, shared.shape)
+    n = tissue.voxels.size - voxels.size
+    places, reason = Places(np.empty(0, dtype=np.int64), np.empty(0, dtype=bool), True), None
+    if voxels.size < 2 or n < 2:
+        reason = f"the candidate has {voxels.size} and the rest of the tissue {n} voxels; a test needs 2 of each"
+    else:
+        places = draw_places(shape, tissue, n_draws, rng)
+        if not places.anchors.size:
+            reason = "the candidate's shape fits nowhere else in the tissue"
+    return _Trial(Placed(shape, np.append(shape.anchor, places.anchors), removed, n), places, reason)
+
+
+def _judge(statistics: FloatArray, overlaps: BoolArray, engine: str) -> TestResult:
+    """Aggregate the kernels' statistics, ``(kernels, 1 + places)`` with the candidate first, and count."""
+    if len(statistics) == 1:
+        aggregate = statistics[0]
+    else:
+        # A scale from all places alike, the candidate's included, keeps them exchangeable.
+        scale = statistics.std(axis=1, keepdims=True)
+        aggregate = (statistics / np.where(scale > 0, scale, 1.0)).max(axis=0)
+    # Ties must count: sums of one place in another order may differ by rounding.
+    slack = 1e-9 * max(float(np.abs(aggregate).max()), np.finfo(float).tiny)
+    exceeding = np.count_nonzero(overlaps | (aggregate[1:] >= aggregate[0] - slack))
+    draws = overlaps.size
+    return TestResult(
+        statistic=float(aggregate[0]),
+        p_value=float((1 + exceeding) / (1 + draws)),
+        floor=float((1 + np.count_nonzero(overlaps)) / (1 + draws)),
+        n_draws=draws,
+        null="placement",
+        engine=engine,
+        valid_for=VALID_FOR["placement"],
+    )

@@ -1,0 +1,326 @@
+"""Where else in a tissue a candidate's shape would fit: translations as runs of voxels.
+
+A shape is a list of *runs*, stretches of voxels along the last axis. A place is named by the
+flat index of the shape's anchor voxel. All arrays are three-dimensional (an image has a
+first axis of length 1), C-ordered and flattened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.errors import InputError
+
+__all__ = ["Places", "Shape", "Tissue", "TissueField", "draw_places"]
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Anchors tried before all of them are: with one admissible anchor in sixteen this still succeeds.
+_TRIES = 16
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def run_lengths(domain: npt.NDArray[np.uint8], row: int) -> npt.NDArray[np.int32]:
+    """Number of tissue voxels in a row from each voxel on, itself included; 0 outside the tissue."""
+    right = np.zeros(domain.size, dtype=np.int32)
+    for start in range(0, domain.size, row):
+        length = 0
+        for i in range(start + row - 1, start - 1, -1):
+            length = length + 1 if domain[i] else 0
+            right[i] = length
+    return right
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def admissible(
+    anchors: IntArray,
+    right: npt.NDArray[np.int32],
+    offsets: IntArray,
+    lengths: IntArray,
+    low: IntArray,
+    high: IntArray,
+    shape: IntArray,
+    limit: int,
+) -> IntArray:
+    """Those of the anchors whose shape lies within the tissue; stops when `limit` are found."""
+    found = np.empty(min(limit, anchors.size), dtype=np.int64)
+    count = 0
+    for anchor in anchors:
+        if count == limit:
+            break
+        x = anchor % shape[2]
+        y = (anchor // shape[2]) % shape[1]
+        z = anchor // (shape[2] * shape[1])
+        fits = (
+            z + low[0] >= 0
+            and y + low[1] >= 0
+            and x + low[2] >= 0
+            and z + high[0] < shape[0]
+            and y + high[1] < shape[1]
+            and x + high[2] < shape[2]
+        )
+        run = 0
+        while fits and run < offsets.size:
+            fits = right[anchor + offsets[run]] >= lengths[run]
+            run += 1
+        if fits:
+            found[count] = anchor
+            count += 1
+    return found[:count]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def overlapping(
+    anchors: IntArray,
+    origin: int,
+    offsets: IntArray,
+    lengths: IntArray,
+    extent: IntArray,
+    shape: IntArray,
+    candidate: npt.NDArray[np.uint8],
+) -> BoolArray:
+    """Whether the shape placed at each anchor shares a voxel with the candidate (anchored at `origin`)."""
+    shares = np.zeros(anchors.size, dtype=np.bool_)
+    x0, y0, z0 = origin % shape[2], (origin // shape[2]) % shape[1], origin // (shape[2] * shape[1])
+    for i in range(anchors.size):
+        anchor = anchors[i]
+        x, y, z = anchor % shape[2], (anchor // shape[2]) % shape[1], anchor // (shape[2] * shape[1])
+        if abs(x - x0) >= extent[2] or abs(y - y0) >= extent[1] or abs(z - z0) >= extent[0]:
+            continue
+        for run in range(offsets.size):
+            start = anchor + offsets[run]
+            for j in range(start, start + lengths[run]):
+                if candidate[j]:
+                    shares[i] = True
+                    break
+            if shares[i]:
+                break
+    return shares
+
+
+@dataclass(frozen=True, eq=False)
+class TissueField:
+    """A domain cropped to its bounding box, in three dimensions, with the features of its voxels.
+
+    Attributes
+    ----------
+    box
+        Where the domain lies in the full grid.
+    shape
+        Shape of the full grid.
+    domain
+        Three-dimensional bool, C-ordered; its last axis is the one with the fewest runs.
+    values
+        ``(voxels, d)`` float64 features, in the order of the flat index of `domain`.
+    order
+        Axes of the cropped grid in `domain`.
+    """
+
+    box: tuple[slice, ...]
+    shape: tuple[int, ...]
+    domain: BoolArray
+    values: npt.NDArray[np.float64]
+    order: tuple[int, ...]
+
+    @classmethod
+    def of(cls, features: npt.NDArray[np.floating], domain: BoolArray) -> TissueField:
+        """Crop and arrange features ``(*shape,)`` or ``(*shape, d)`` of a domain ``(*shape,)``."""
+        if domain.ndim not in (1, 2, 3) or features.ndim not in (domain.ndim, domain.ndim + 1):
+            raise InputError(f"features {features.shape} do not fit a domain of shape {domain.shape}")
+        if features.shape[: domain.ndim] != domain.shape:
+            raise InputError(f"features {features.shape} do not fit a domain of shape {domain.shape}")
+        domain = domain.astype(bool, copy=False)
+        if not domain.any():
+            raise InputError("the domain is empty: there is no tissue to compare with")
+        box = []
+        for axis in range(domain.ndim):
+            along = np.flatnonzero(domain.any(axis=tuple(a for a in range(domain.ndim) if a != axis)))
+            box.append(slice(int(along[0]), int(along[-1]) + 1))
+        inside = domain[tuple(box)]
+        inside = inside.reshape((1,) * (3 - domain.ndim) + inside.shape)
+        # Work is proportional to the runs, so these should be long: along the axis where the tissue has the fewest.
+        runs = [_count_runs(inside, axis) for axis in range(3)]
+        last = int(np.argmin(runs))
+        order = (*(axis for axis in range(3) if axis != last), last)
+        values = features[tuple(box)].reshape(*inside.shape, -1).transpose(*order, 3)
+        inside = np.ascontiguousarray(inside.transpose(order))
+        chosen: npt.NDArray[np.float64] = values[inside].astype(np.float64)
+        if not np.isfinite(chosen).all():
+            raise InputError("a feature in the domain is NaN or infinite: leave such voxels out of the domain")
+        return cls(tuple(box), domain.shape, inside, chosen, order)
+
+    def arranged(self, mask: BoolArray) -> BoolArray:
+        """A mask on the full grid, cropped and with its axes in the order of `domain`."""
+        cropped = mask[self.box]
+        cropped = cropped.reshape((1,) * (3 - cropped.ndim) + cropped.shape).transpose(self.order)
+        return np.ascontiguousarray(cropped).astype(bool, copy=False)
+
+    def voxels(self, mask: BoolArray, name: str) -> IntArray:
+        """Flat indices, in the box, of a mask on the full grid that must lie within the domain."""
+        mask = np.asarray(mask)
+        if mask.shape != self.shape:
+            raise InputError(f"the {name} has shape {mask.shape}, the domain {self.shape}")
+        inside = np.flatnonzero(self.arranged(mask))
+        total = np.count_nonzero(mask)
+        if inside.size != total or not self.domain.reshape(-1)[inside].all():
+            raise InputError(f"the {name} leaves the domain: add its voxels to the tissue")
+        return inside
+
+
+def _count_runs(mask: BoolArray, axis: int) -> int:
+    along = np.moveaxis(mask, axis, 0)
+    return int(np.count_nonzero(along) - np.count_nonzero(along[1:] & along[:-1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Tissue:
+    """A domain ready to be searched for places.
+
+    Attributes
+    ----------
+    shape
+        ``(3,)`` voxels along each axis.
+    voxels
+        Flat indices of the tissue's voxels, ascending.
+    right
+        Run lengths, see `run_lengths`.
+    """
+
+    shape: IntArray
+    voxels: IntArray
+    right: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, domain: BoolArray) -> Tissue:
+        """Prepare a three-dimensional domain; O(voxels)."""
+        flat = np.ascontiguousarray(domain).reshape(-1)
+        return cls(
+            np.array(domain.shape, dtype=np.int64),
+            np.flatnonzero(flat),
+            run_lengths(flat.view(np.uint8), domain.shape[2]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A candidate as runs relative to its anchor, the voxel of it nearest to its centroid.
+
+    Attributes
+    ----------
+    anchor
+        Flat index of the anchor.
+    size
+        Number of voxels.
+    offsets, lengths
+        Flat offset from the anchor, and length, of each run; the outermost runs first, since
+        they are the first to leave the tissue.
+    low, high
+        ``(3,)`` corners of the bounding box relative to the anchor, both inclusive.
+    """
+
+    anchor: int
+    size: int
+    offsets: IntArray
+    lengths: IntArray
+    low: IntArray
+    high: IntArray
+
+    @classmethod
+    def of(cls, voxels: IntArray, shape: IntArray) -> Shape:
+        """Shape of the voxels with these flat indices (ascending, at least one)."""
+        where = np.stack(np.unravel_index(voxels, tuple(shape)), axis=1)
+        distance = ((where - where.mean(axis=0)) ** 2).sum(axis=1)
+        nearest = int(distance.argmin())
+        # A run ends where the next voxel is not the next index, or begins a new row.
+        first = np.flatnonzero(np.diff(voxels, prepend=voxels[0] - 2) != 1)
+        first = np.union1d(first, np.flatnonzero(where[:, 2] == 0))
+        lengths = np.diff(first, append=voxels.size)
+        order = np.argsort(-distance[first], kind="stable")
+        relative = where - where[nearest]
+        return cls(
+            int(voxels[nearest]),
+            int(voxels.size),
+            (voxels[first] - voxels[nearest])[order],
+            lengths[order].astype(np.int64),
+            relative.min(axis=0),
+            relative.max(axis=0),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Other places of a shape in a tissue.
+
+    Attributes
+    ----------
+    anchors
+        Flat indices, the candidate's own not among them.
+    overlaps
+        Which of them share a voxel with the candidate.
+    enumerated
+        True when these are all the admissible places there are, False for a uniform sample
+        without replacement.
+    """
+
+    anchors: IntArray
+    overlaps: BoolArray
+    enumerated: bool
+
+
+def draw_places(shape: Shape, tissue: Tissue, n_draws: int | None, rng: np.random.Generator) -> Places:
+    """All other admissible places when they are at most `n_draws`, else `n_draws` of them at random.
+
+    Parameters
+    ----------
+    shape
+        The candidate's shape; its own place must be admissible.
+    tissue
+        Where it must lie.
+    n_draws
+        Places wanted; None for all of them.
+    rng
+        Generator of the sample.
+
+    Returns
+    -------
+    Places
+        By index.
+
+    Guarantee
+    ---------
+    Given the candidate's place, the sample is uniform among the subsets of that size of the
+    other admissible places: if the candidate's place is uniform too, the two together are
+    exchangeable.
+    """
+
+    def fitting(anchors: IntArray, limit: int) -> IntArray:
+        low, high, offsets, lengths = shape.low, shape.high, shape.offsets, shape.lengths
+        return np.asarray(admissible(anchors, tissue.right, offsets, lengths, low, high, tissue.shape, limit))
+
+    n_voxels = tissue.voxels.size
+    wanted = n_voxels if n_draws is None else n_draws
+    found = np.empty(0, dtype=np.int64)
+    if n_voxels > 2 * _TRIES * wanted:
+        tried = tissue.voxels[rng.integers(n_voxels, size=_TRIES * wanted)]
+        # Dropping repeats in order of appearance leaves a sample without replacement.
+        tried = tried[np.sort(np.unique(tried, return_index=True)[1])]
+        found = fitting(tried[tried != shape.anchor], wanted)
+    enumerated = False
+    if found.size < wanted:
+        found = fitting(tissue.voxels, n_voxels)
+        found = found[found != shape.anchor]
+        enumerated = found.size <= wanted
+        if not enumerated:
+            found = rng.choice(found, wanted, replace=False)
+    found = np.sort(found)  # neighbours share memory
+    candidate = np.zeros(tissue.right.size, dtype=np.uint8)
+    for offset, length in zip(shape.offsets, shape.lengths, strict=True):
+        candidate[shape.anchor + offset : shape.anchor + offset + length] = 1
+    extent = shape.high - shape.low + 1
+    overlaps = overlapping(found, shape.anchor, shape.offsets, shape.lengths, extent, tissue.shape, candidate)
+    return Places(found, overlaps, enumerated)

@@ -1,0 +1,1 @@
+"""The experiments that show what holds, and the phantoms they need."""

@@ -1,0 +1,165 @@
+"""Study `real-tumours`: soft-tissue sarcomas on CT, MR and PET among normal blobs of similar size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from anatrust.image.read import read_mask, read_scan
+from anatrust.image.volumes import LabelMap, Scan
+from anatrust.rejection.body import body_mask
+from anatrust.rejection.judge import reject
+from anatrust.rejection.settings import Null, RejectionSettings
+from anatrust.studies.needs import MODULES
+from anatrust.studies.study import Cell, Context, Study
+from anatrust.studies.tables import markdown_table
+from anatrust.studies.tissues import ball_at
+
+__all__ = ["STUDY"]
+
+_PATIENTS = ("001", "002")
+_MODALITIES = {"ct": "CT", "mr_t1": "MR", "pet": "PET"}
+_NULLS: tuple[Null, ...] = ("surrogate-max", "placement", "block", "iid")
+_BLOBS = 10
+_SELF = (
+    "anatrust.studies.real_tumours",
+    *(
+        f"anatrust.rejection.{room}"
+        for room in ("judge", "nulls", "score", "comparison", "tissue", "correction", "body")
+    ),
+)
+
+
+def _cells(context: Context) -> list[Cell]:
+    cells = []
+    for patient in _PATIENTS[:1] if context.quick else _PATIENTS:
+        for modality in ("pet",) if context.quick else tuple(_MODALITIES):
+            files = (f"sarcoma/{patient}/{modality}.nii.gz", f"sarcoma/{patient}/{modality}_tumour.nii.gz")
+            for null in _NULLS:
+                parameters = {"patient": patient, "modality": modality, "null": null}
+                needs = (*MODULES[null], *_SELF)
+                cells.append(Cell(f"{patient}/{modality}/{null}", parameters, files=files, needs=needs))
+    return cells
+
+
+def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
+    p = cell.parameters
+    modality = p["modality"]
+    scan = read_scan(context.path(cell.files[0]), modality=_MODALITIES[modality])
+    tumour = read_mask(context.path(cell.files[1]), reference=scan.grid).array > 0
+    labels, diameter = _with_blobs(scan, tumour, np.random.default_rng([context.seed, int(p["patient"])]))
+    settings = RejectionSettings(alpha=0.10, null=p["null"], placement_beside=False)
+    judged = reject(scan, labels, settings=settings, seed=context.seed)
+    return {
+        "blob_diameter": round(diameter, 1),
+        "correction": judged.correction,
+        "candidates": [
+            {
+                "what": "tumour" if c.label == 1 else "normal blob",
+                "volume": None if c.volume is None else round(c.volume / 1000, 2),
+                "contrast": None if c.contrast is None else round(c.contrast, 2),
+                "statistic": None if c.statistic is None or not np.isfinite(c.statistic) else round(c.statistic, 5),
+                "p": c.p_value,
+                "floor": c.p_floor,
+                "q": c.q_value,
+                "decision": c.decision,
+                "reason": c.reason,
+            }
+            for c in judged.candidates
+        ],
+    }
+
+
+def _with_blobs(scan: Scan, tumour: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[LabelMap, float]:
+    """The tumour (label 1) and ten normal balls in the body (label 2), as large as fit beside it.
+
+    Their diameter starts at that of the ball of the tumour's volume and shrinks by a tenth
+    until ten separate ones find a place at random.
+    """
+    spacing = scan.grid.spacing
+    diameter = 2 * (3 * tumour.sum() * scan.grid.voxel_volume / (4 * np.pi)) ** (1 / 3)
+    gap = 2 * max(spacing)
+    away = ndimage.distance_transform_edt(~tumour, sampling=spacing)
+    depth = ndimage.distance_transform_edt(np.pad(body_mask(scan), 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    while True:
+        blobs = _fill(depth, away, diameter, gap, spacing, rng)
+        if blobs is not None:
+            labels = np.where(tumour, 1, 2 * blobs).astype(np.uint8)
+            return LabelMap(labels, scan.grid, {1: "tumour", 2: "normal blob"}), diameter
+        diameter *= 0.9
+
+
+def _fill(
+    depth: npt.NDArray[np.float64],
+    away: npt.NDArray[np.float64],
+    diameter: float,
+    gap: float,
+    spacing: tuple[float, ...],
+    rng: np.random.Generator,
+) -> npt.NDArray[np.bool_] | None:
+    """Ten separate balls at random places, or None if there is no room for all of them."""
+    blobs = np.zeros(depth.shape, dtype=bool)
+    free = (depth >= diameter / 2) & (away >= diameter / 2 + gap)
+    for _ in range(_BLOBS):
+        centres = np.argwhere(free)
+        if len(centres) == 0:
+            return None
+        centre = tuple(int(v) for v in centres[rng.integers(len(centres))])
+        blobs |= ball_at(depth.shape, centre, diameter, spacing)
+        free &= ~ball_at(depth.shape, centre, 2 * (diameter + gap), spacing)
+    return blobs
+
+
+def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
+    rows = {}
+    targets = []
+    for key, found in results.items():
+        patient, modality, null = key.split("/")
+        tumours = [c for c in found["candidates"] if c["what"] == "tumour"]
+        largest = max(tumours, key=lambda c: c["volume"])
+        blobs = [c for c in found["candidates"] if c["what"] == "normal blob"]
+        rows[key] = {
+            "tumour": largest["decision"],
+            "tumour_p": largest["p"],
+            "tumour_contrast": largest["contrast"],
+            "tumour_parts": len(tumours),
+            "tumour_parts_kept": sum(c["decision"] == "kept" for c in tumours),
+            "blobs_kept": sum(c["decision"] == "kept" for c in blobs),
+            "blobs_undecidable": sum(c["decision"] == "undecidable" for c in blobs),
+            "blobs": len(blobs),
+            "reason": largest["reason"],
+        }
+        if modality == "pet" and null == "surrogate-max":
+            targets.append({"what": f"PET tumour of {patient} is kept", "met": largest["decision"] == "kept"})
+    return {"rows": rows, "targets": targets}
+
+
+def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
+    rows = []
+    for key, r in sorted(result["summary"]["rows"].items()):
+        patient, modality, null = key.split("/")
+        p = "–" if r["tumour_p"] is None else f"{r['tumour_p']:.3f}"
+        contrast = "–" if r["tumour_contrast"] is None else f"{r['tumour_contrast']:+.1f}"
+        blobs = f"{r['blobs_kept']} of {r['blobs']}"
+        rows.append(
+            [f"{patient} {_MODALITIES[modality]}", null, r["tumour"], p, contrast, blobs, r["blobs_undecidable"]]
+        )
+    header = ["scan", "null", "tumour", "p", "contrast, SD", "normal blobs kept", "blobs undecidable"]
+    reasons = [
+        [key, r["reason"]] for key, r in sorted(result["summary"]["rows"].items()) if key.endswith("surrogate-max")
+    ]
+    return {"decisions": markdown_table(header, rows), "reasons": markdown_table(["scan and null", "why"], reasons)}
+
+
+STUDY = Study(
+    name="real-tumours",
+    question="Are real tumours kept, and normal blobs of similar size rejected, on CT, MR and PET?",
+    cells=_cells,
+    run=_run,
+    summarise=_summarise,
+    tables=_tables,
+)

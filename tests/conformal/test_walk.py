@@ -1,0 +1,150 @@
+"""The graph and its walk: stochastic, bounded, equivariant, and equal to the walk on voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anatrust.conformal.diffusion import Patches, diffuse, diffuse_lifted
+from anatrust.conformal.graph import cosine_neighbours, transition_matrix
+from anatrust.errors import InputError
+
+graphs = st.fixed_dictionaries(
+    {
+        "nodes": st.integers(1, 60),
+        "dimensions": st.integers(1, 8),
+        "k": st.integers(1, 70),
+        "beta": st.sampled_from([0.0, 1.0, 50.0, 500.0]),
+        "self_loops": st.booleans(),
+        "symmetry": st.sampled_from(["none", "max", "mean"]),
+        "seed": st.integers(0, 1000),
+        "kind": st.sampled_from(["random", "constant", "zero", "clusters"]),
+    }
+)
+
+
+def features_of(case: dict) -> np.ndarray:
+    rng = np.random.default_rng(case["seed"])
+    shape = (case["nodes"], case["dimensions"])
+    if case["kind"] == "constant":
+        return np.ones(shape)
+    if case["kind"] == "zero":
+        return np.zeros(shape)
+    if case["kind"] == "clusters":
+        return np.repeat(rng.normal(size=(1, shape[1])), shape[0], 0) * rng.choice([-1, 1], (shape[0], 1))
+    return rng.normal(size=shape)
+
+
+def matrix_of(case: dict):
+    neighbours = cosine_neighbours(features_of(case), case["k"])
+    return transition_matrix(neighbours, beta=case["beta"], self_loops=case["self_loops"], symmetry=case["symmetry"])
+
+
+@given(case=graphs)
+@settings(max_examples=150, deadline=None)
+def test_every_walk_is_stochastic_and_keeps_range_and_simplex(case: dict) -> None:
+    matrix = matrix_of(case)
+    assert matrix.shape == (case["nodes"], case["nodes"])
+    assert (matrix.data >= 0).all()
+    np.testing.assert_allclose(np.asarray(matrix.sum(axis=1)).ravel(), 1, atol=1e-12)
+    scores = np.random.default_rng(case["seed"]).dirichlet(np.ones(3), case["nodes"])
+    walked = diffuse(scores, matrix, steps=7, laziness=0.3)
+    np.testing.assert_allclose(walked.sum(axis=1), 1, atol=1e-9)
+    assert (walked >= scores.min(axis=0)).all()
+    assert (walked <= scores.max(axis=0)).all()
+
+
+@given(seed=st.integers(0, 500), steps=st.integers(0, 6), laziness=st.sampled_from([0.0, 0.4, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_renumbering_the_nodes_changes_nothing(seed: int, steps: int, laziness: float) -> None:
+    rng = np.random.default_rng(seed)
+    features, scores, order = rng.normal(size=(30, 5)), rng.random(30), rng.permutation(30)
+    walked = diffuse(scores, transition_matrix(cosine_neighbours(features, 6)), steps=steps, laziness=laziness)
+    again = diffuse(
+        scores[order], transition_matrix(cosine_neighbours(features[order], 6)), steps=steps, laziness=laziness
+    )
+    np.testing.assert_allclose(again, walked[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_neighbours_are_the_nearest(backend: str, rng: np.random.Generator) -> None:
+    features = rng.normal(size=(1500, 12)).astype(np.float32)
+    given_features = features
+    if backend == "torch":
+        torch = pytest.importorskip("torch")
+        given_features = torch.from_numpy(features)
+    found = cosine_neighbours(given_features, 5)
+    unit = features.astype(np.float64) / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -2)
+    expected = np.sort(cosines, axis=1)[:, ::-1][:, :5]
+    np.testing.assert_allclose(found.cosines, expected, atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(cosines, found.indices, 1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_single_nodes_and_broken_features(backend: str) -> None:
+    convert = np.asarray if backend == "numpy" else pytest.importorskip("torch").tensor
+    assert cosine_neighbours(convert([[1.0, 2.0]]), 20).indices.shape == (1, 0)
+    with pytest.raises(InputError, match="NaN"):
+        cosine_neighbours(convert([[np.nan, 2.0], [1.0, 1.0]]), 1)
+    np.testing.assert_array_equal(cosine_neighbours(convert([[0.0, 0.0], [1.0, 0.0]]), 1).cosines, 0)
+    with pytest.raises(InputError, match="shape"):
+        cosine_neighbours(convert([1.0, 2.0]), 1)
+    with pytest.raises(InputError, match="neighbour"):
+        cosine_neighbours(convert([[1.0, 2.0]]), 0)
+
+
+def test_isolated_rows_under_a_common_scale_keep_their_value() -> None:
+    """With a huge beta the weights of a poorly connected node underflow; it must not turn into NaN."""
+    features = np.array([[1.0, 0.0], [1.0, 1e-9], [-1.0, 0.3]])
+    matrix = transition_matrix(cosine_neighbours(features, 1), beta=5000.0, symmetry="max")
+    np.testing.assert_allclose(np.asarray(matrix.sum(axis=1)).ravel(), 1)
+    assert diffuse([0.0, 0.0, 0.7], matrix, steps=3)[2] == pytest.approx(0.7)
+
+
+@given(
+    shape=st.lists(st.integers(1, 11), min_size=1, max_size=3),
+    seed=st.integers(0, 500),
+    steps=st.integers(0, 5),
+    laziness=st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]),
+    classes=st.sampled_from([None, 1, 3]),
+)
+@settings(max_examples=80, deadline=None)
+def test_the_lifted_walk_equals_the_walk_on_voxels(
+    shape: list[int], seed: int, steps: int, laziness: float, classes: int | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    patches = Patches(shape, [int(v) for v in rng.integers(1, 5, len(shape))])
+    matrix = transition_matrix(cosine_neighbours(rng.normal(size=(patches.nodes, 4)), 3), beta=5.0)
+    image = rng.random(tuple(shape) if classes is None else (*shape, classes))
+    lifted = diffuse_lifted(image, matrix, patches, steps=steps, laziness=laziness)
+    slow = image
+    for _ in range(steps):
+        slow = laziness * slow + (1 - laziness) * patches.spread(matrix @ patches.average(slow))
+    np.testing.assert_allclose(lifted, slow, atol=1e-12)
+    assert lifted.shape == image.shape
+
+
+def test_averaging_undoes_spreading(rng: np.random.Generator) -> None:
+    patches = Patches((7, 9, 5), (2, 4, 3))
+    values = rng.random((patches.nodes, 2))
+    np.testing.assert_allclose(patches.average(patches.spread(values)), values, atol=1e-14)
+
+
+def test_walks_that_make_no_sense_are_refused() -> None:
+    one = transition_matrix(cosine_neighbours(np.ones((3, 1)), 1))
+    for call in (
+        lambda: diffuse(np.ones(3), one, steps=-1),
+        lambda: diffuse(np.ones(3), one, laziness=1.5),
+        lambda: diffuse(np.ones(4), one),
+        lambda: diffuse_lifted(np.ones((4, 4)), one, Patches((3, 4), (2, 2))),
+        lambda: Patches((3, 3), (2,)),
+        lambda: Patches((3, 3), (2, 0)),
+        lambda: transition_matrix(cosine_neighbours(np.ones((3, 1)), 1), beta=-1),
+        lambda: transition_matrix(cosine_neighbours(np.ones((3, 1)), 1), symmetry="both"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError):
+            call()

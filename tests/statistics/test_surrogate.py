@@ -1,0 +1,291 @@
+"""The surrogate-max null: level for candidates chosen by looking, power, abstention, bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import fft, ndimage, stats
+
+from anatrust.errors import InputError
+from anatrust.statistics import scan_statistic
+from anatrust.statistics.ball_scan import BallScan
+from anatrust.statistics.scan_statistic import SHARES, ScanStatistic
+from anatrust.statistics.surrogate import surrogate_max_test
+
+
+def ball(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> np.ndarray:
+    return sum((g - c) ** 2 for g, c in zip(np.indices(shape), centre, strict=True)) <= radius**2
+
+
+def organ(shape: tuple[int, ...], radius: float) -> np.ndarray:
+    return ball(shape, tuple((n - 1) / 2 for n in shape), radius)
+
+
+def texture(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Lesion-free textures: correlated, skewed, heavy-tailed, white plus smooth, filtered as CT noise is."""
+    roomy = tuple(n + 40 for n in shape)
+
+    def smooth(width: float) -> np.ndarray:
+        field = ndimage.gaussian_filter(rng.standard_normal(roomy), width, mode="wrap")
+        return field / field.std()
+
+    if kind == "ct":
+        frequency = np.sqrt(sum(k**2 for k in np.meshgrid(*[fft.fftfreq(n) for n in roomy], indexing="ij")))
+        noise = fft.ifftn(fft.fftn(rng.standard_normal(roomy)) * np.sqrt(frequency) * np.exp(-8 * frequency**2)).real
+        field = noise / noise.std() + 0.4 * smooth(8)
+    elif kind == "skewed":
+        field = np.exp(0.6 * smooth(2))
+    elif kind == "heavy":
+        field = stats.t.ppf(stats.norm.cdf(smooth(2)), 5)
+    elif kind == "mixture":
+        field = rng.standard_normal(roomy) + smooth(6)
+    else:
+        field = smooth(float(kind))
+    return field[tuple(slice(0, n) for n in shape)]
+
+
+def brightest(image: np.ndarray, tissue: np.ndarray, radius: float, count: int) -> list[np.ndarray]:
+    """The brightest disjoint balls within the tissue."""
+    kernel = ball((2 * int(radius) + 1,) * image.ndim, (int(radius),) * image.ndim, radius)
+    inside = ndimage.binary_erosion(tissue, kernel)
+    from scipy.signal import fftconvolve
+
+    sums = np.where(inside, fftconvolve(np.where(tissue, image, 0.0), kernel, mode="same"), -np.inf)
+    found = []
+    for _ in range(count):
+        centre = np.unravel_index(sums.argmax(), sums.shape)
+        found.append(ball(image.shape, centre, radius))
+        sums[ball(image.shape, centre, 2 * radius)] = -np.inf
+    return found
+
+
+def thresholded(image: np.ndarray, tissue: np.ndarray, level: float, width: float) -> list[np.ndarray]:
+    """What a segmenter that smooths and thresholds invents: its outlines follow the noise."""
+    weight = ndimage.gaussian_filter(tissue.astype(float), width) if width else tissue.astype(float)
+    smoothed = ndimage.gaussian_filter(np.where(tissue, image, 0.0), width) if width else image
+    smoothed = smoothed / np.where(tissue, weight, 1.0)
+    values = smoothed[tissue]
+    labels, count = ndimage.label((smoothed > np.median(values) + level * values.std()) & tissue)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    return [labels == i + 1 for i in np.argsort(-sizes)[:8] if sizes[i] >= 8]
+
+
+def any_found(image: np.ndarray, tissue: np.ndarray, candidates: list[np.ndarray], seed: int, draws: int = 59) -> bool:
+    if not candidates:
+        return False
+    results = surrogate_max_test(image, tissue, candidates, n_surrogates=draws, seed=seed)
+    return min(r.p_value for r in results) <= 0.05
+
+
+def allowed(repeats: int) -> float:
+    return 0.05 + 2 * np.sqrt(0.05 * 0.95 / repeats)
+
+
+@pytest.mark.parametrize("kind", ["2", "skewed"])
+def test_the_oddest_places_of_a_texture_are_seldom_significant(kind: str) -> None:
+    tissue, repeats = organ((64, 64), 31), 15
+    hits = np.zeros(2)
+    for i in range(repeats):
+        image = texture(kind, tissue.shape, np.random.default_rng([1, i]))
+        hits += [
+            any_found(image, tissue, brightest(image, tissue, 4, 3), i, 39),
+            any_found(image, tissue, thresholded(image, tissue, 1.5, 1.5), i, 39),
+        ]
+    assert (hits / repeats <= allowed(repeats)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["2", "4", "skewed", "heavy", "mixture", "ct"])
+def test_level_for_selected_candidates_in_two_dimensions(kind: str) -> None:
+    tissue, repeats = organ((90, 90), 44), 30
+    hits = np.zeros(3)
+    for i in range(repeats):
+        image = texture(kind, tissue.shape, np.random.default_rng([2, i]))
+        hits += [
+            any_found(image, tissue, brightest(image, tissue, 4, 3), i),
+            any_found(-image, tissue, brightest(-image, tissue, 8, 3), i),
+            any_found(image, tissue, thresholded(image, tissue, 1.5, 1.5), i),
+        ]
+    assert (hits / repeats <= allowed(repeats)).all()
+
+
+@pytest.mark.slow
+def test_level_for_selected_candidates_in_three_dimensions() -> None:
+    tissue, repeats = organ((36, 36, 36), 17), 25
+    hits = np.zeros(2)
+    for i in range(repeats):
+        image = texture("2", tissue.shape, np.random.default_rng([3, i]))
+        hits += [
+            any_found(image, tissue, brightest(image, tissue, 3, 3), i),
+            any_found(image, tissue, thresholded(image, tissue, 1.5, 1.0), i),
+        ]
+    assert (hits / repeats <= allowed(repeats)).all()
+
+
+def test_lesions_of_two_standard_deviations_are_found() -> None:
+    tissue, found = organ((90, 90), 44), []
+    for i in range(6):
+        rng = np.random.default_rng([4, i])
+        image = texture("1", tissue.shape, rng)
+        lesion = ball(tissue.shape, tuple(44 + rng.uniform(-20, 20, 2)), 8)
+        contrast = (2 if i % 2 else -2) * ndimage.gaussian_filter(lesion.astype(float), 0.8)
+        found.append(any_found(image + contrast, tissue, [lesion], i))
+    assert np.mean(found) >= 0.8
+
+
+def test_a_tumour_larger_than_any_place_beside_it_is_found(rng: np.random.Generator) -> None:
+    shape = (48, 48, 48)
+    domain = organ(shape, 23)
+    tumour = organ(shape, 14)
+    image = texture("1", shape, rng) + 8.0 * ndimage.gaussian_filter(tumour.astype(float), 1)
+    [result] = surrogate_max_test(image, domain & ~tumour, [tumour], n_surrogates=39, seed=0)
+    assert result.p_value == result.floor == 1 / 40
+
+
+def test_several_features_find_what_one_does_not(rng: np.random.Generator) -> None:
+    tissue = organ((70, 70), 34)
+    lesion = ball(tissue.shape, (30, 40), 7)
+    features = np.stack([texture("1", tissue.shape, rng) for _ in range(3)], axis=-1)
+    features[..., 2] += 3.0 * lesion
+    [alone] = surrogate_max_test(features[..., 0], tissue, [lesion], n_surrogates=39, seed=0)
+    [together] = surrogate_max_test(features, tissue, [lesion], n_surrogates=39, seed=0)
+    assert alone.p_value > 0.05 > together.p_value
+    assert (together.null, together.engine, together.n_draws) == ("surrogate-max", "ball-scan", 39)
+
+
+def test_large_tissues_are_averaged_first(rng: np.random.Generator) -> None:
+    tissue = np.ones((300, 260), dtype=bool)
+    image = ndimage.gaussian_filter(rng.standard_normal(tissue.shape), 1)
+    image /= image.std()
+    lesion = ball(tissue.shape, (100, 120), 12)
+    odd, normal = surrogate_max_test(
+        image + 2.0 * lesion,
+        tissue,
+        [lesion, ball(tissue.shape, (200, 60), 12)],
+        spacing=(0.5, 1.0),
+        n_surrogates=39,
+        seed=1,
+    )
+    assert odd.p_value == odd.floor
+    assert normal.p_value > 0.05
+    tiny = np.zeros_like(tissue)
+    tiny[101, 121] = True  # less than half of a block: judged by the block it lies in
+    assert surrogate_max_test(image, tissue, [tiny], n_surrogates=39, seed=1)[0].p_value > 0.05
+
+
+def test_results_depend_on_neither_order_nor_cropping_nor_threads(monkeypatch, rng: np.random.Generator) -> None:
+    from anatrust.statistics import surrogate
+
+    tissue = np.pad(organ((60, 60), 29), 5)
+    image = texture("1", tissue.shape, rng)
+    candidates = [ball(tissue.shape, c, r) for c, r in (((30, 30), 5), ((40, 50), 3), ((30, 45), 8))]
+    image = image + 1.5 * candidates[0]
+    first = surrogate_max_test(image, tissue, candidates, n_surrogates=39, seed=9)
+    assert surrogate_max_test(image, tissue, candidates[::-1], n_surrogates=39, seed=9) == first[::-1]
+    monkeypatch.setattr(surrogate, "_THREADS", 1)
+    crop = (slice(3, -4), slice(5, -2))
+    again = surrogate_max_test(image[crop], tissue[crop], [c[crop] for c in candidates], n_surrogates=39, seed=9)
+    assert again == first
+    assert surrogate_max_test(image, tissue, [], seed=0) == []
+
+
+def test_a_candidate_of_one_voxel_is_judged_by_the_smallest_ball(rng: np.random.Generator) -> None:
+    tissue = organ((60, 60), 29)
+    spot = np.zeros_like(tissue)
+    spot[20, 30] = True
+    image = texture("1", tissue.shape, rng)
+    assert surrogate_max_test(image, tissue, [spot], n_surrogates=39, seed=0)[0].p_value > 0.05
+    assert surrogate_max_test(image + 9.0 * spot, tissue, [spot], n_surrogates=39, seed=0)[0].p_value == 1 / 40
+
+
+def test_too_little_texture_makes_the_test_abstain(rng: np.random.Generator) -> None:
+    tissue = organ((60, 60), 29)
+    spot, most = ball(tissue.shape, (30, 30), 4), ball(tissue.shape, (30, 30), 28)
+    kinds = {
+        "independent patches": (texture("9", tissue.shape, rng), spot),
+        "constant": (np.zeros(tissue.shape), spot),
+        "voxels of tissue": (texture("1", tissue.shape, rng), most),
+    }
+    for words, (image, candidate) in kinds.items():
+        [result] = surrogate_max_test(image, tissue, [candidate], n_surrogates=19, seed=0)
+        assert words in str(result.abstained)
+        assert (result.p_value, result.floor) == (1.0, 0.05)
+    wide = np.zeros((60, 200), dtype=bool)
+    wide[2:58, 4:] = True
+    slab = np.zeros_like(wide)
+    slab[2:58, 4:185] = True
+    [result] = surrogate_max_test(texture("0.5", wide.shape, rng), wide, [slab], n_surrogates=19, seed=0)
+    assert "too large for the tissue" in str(result.abstained)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_surrogates": 18}, "at least 19"),
+        ({"max_tail": 0.6}, "heaviest tail"),
+        ({"features": np.zeros((20, 21))}, "do not fit"),
+        ({"features": np.zeros(20), "domain": np.ones(20, bool)}, "do not fit"),
+        ({"candidates": [np.ones((5, 5), bool)]}, "candidate 0 has shape"),
+        ({"candidates": [np.zeros((20, 20), bool)]}, "candidate 0 is empty"),
+        ({"spacing": (1.0,)}, "2 positive numbers"),
+        ({"spacing": (1.0, -1.0)}, "2 positive numbers"),
+        ({"features": np.full((20, 20), np.inf)}, "infinite"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(change: dict, words: str) -> None:
+    arguments = {
+        "features": np.zeros((20, 20)),
+        "domain": np.ones((20, 20), bool),
+        "candidates": [np.eye(20, dtype=bool)],
+        "seed": 0,
+    }
+    with pytest.raises(InputError, match=words) as caught:
+        surrogate_max_test(**(arguments | change))
+    assert "\n" not in str(caught.value)
+
+
+def test_compiled_extremes_equal_their_python_source(rng: np.random.Generator) -> None:
+    means, where = rng.standard_normal(60), rng.random((60, 2))
+    many, few, ranks = np.arange(60), np.arange(0, 60, 2), np.array([0.1, 0.5, 0.9])
+    for shares in (SHARES, np.array([0.0, 0.4, 1.0])):
+        search = (means, many, few, where, shares, ranks)
+        compiled = scan_statistic.extremes(*search)
+        assert np.allclose(compiled, scan_statistic.extremes.py_func(*search))
+    assert compiled[2] == 0.0  # nothing is left to compare with
+    low, middle, high = np.sort(means)[[6, 30, 54]]
+    assert compiled[0] == pytest.approx(np.abs(means - middle).max() / ((high - low) / 2))
+
+
+def test_no_candidate_is_odder_than_the_oddest_place(rng: np.random.Generator) -> None:
+    tissue = organ((60, 60), 29)
+    statistic = ScanStatistic(BallScan(tissue.astype(np.float32), (1.0, 1.0)))
+    field = texture("2", tissue.shape, rng).astype(np.float32)
+    most = statistic.maxima(field)
+    means = statistic.scan.means(field)
+    for shape in [*brightest(field, tissue, 3, 4), *thresholded(field, tissue, 2.0, 0.0)]:
+        score = statistic.candidate(means, statistic.scan.means(shape.astype(np.float32)))
+        assert score.scales.size
+        small = score.shares == 0
+        assert (score.scores[small] <= most[score.scales[small], 0] + 1e-9).all()
+
+
+def test_lesions_of_two_standard_deviations_are_found_in_a_real_spleen(shared_data, rng: np.random.Generator) -> None:
+    import nibabel as nib
+
+    organ_mask = np.asarray(nib.load(shared_data / "amos_ct" / "labels.nii.gz").dataobj) == 1
+    box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(organ_mask))
+    image = np.asarray(nib.load(shared_data / "amos_ct" / "image.nii.gz").dataobj)[box].astype(np.float32)
+    organ_mask, spacing = organ_mask[box], (0.846, 0.846, 5.0)
+    tissue = ndimage.binary_erosion(organ_mask, np.ones((3, 3, 1)), iterations=2)
+    depth = ndimage.distance_transform_edt(np.pad(tissue, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    inner = np.argwhere(depth > 5)
+    found = []
+    for i in range(5):
+        centre = inner[rng.integers(len(inner))]
+        away = sum(((g - c) * s) ** 2 for g, c, s in zip(np.indices(tissue.shape), centre, spacing, strict=True))
+        lesion = away <= 5.0**2
+        soft = ndimage.gaussian_filter(lesion.astype(np.float32), (0.8, 0.8, 0.2))
+        planted = image + (2 if i % 2 else -2) * image[organ_mask].std() * soft
+        results = surrogate_max_test(planted, tissue, [lesion], spacing=spacing, n_surrogates=39, seed=i)
+        found.append(results[0].p_value <= 0.05)
+    assert np.mean(found) >= 0.8

@@ -1,0 +1,182 @@
+"""Marginals, autocorrelation and random fields of a tissue; ball means on a pyramid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.stats import norm, t
+
+from anatrust.errors import InputError
+from anatrust.statistics import ball_scan
+from anatrust.statistics.ball_scan import BallScan, block_sums, halve
+from anatrust.statistics.texture import Marginal, fit_texture
+
+
+def disc(shape: tuple[int, ...], radius: float) -> np.ndarray:
+    return sum((g - (n - 1) / 2) ** 2 for g, n in zip(np.indices(shape), shape, strict=True)) <= radius**2
+
+
+def smooth(shape: tuple[int, ...], width: float, rng: np.random.Generator) -> np.ndarray:
+    field = ndimage.gaussian_filter(rng.standard_normal(shape), width, mode="wrap")
+    return (field / field.std()).astype(np.float32)
+
+
+@pytest.mark.parametrize(("skew", "tail"), [(0.0, 0.0), (0.6, 0.0), (-0.4, 0.1), (0.0, 0.2)])
+def test_marginal_is_found_again(skew: float, tail: float) -> None:
+    z = norm.ppf((np.arange(40_000) + 0.5) / 40_000).astype(np.float32)
+    truth = Marginal(5.0, 2.0, skew, tail)
+    values = 5.0 + 2.0 * truth.values(z)
+    found = Marginal.of(values)
+    assert found is not None
+    assert (found.median, found.scale) == pytest.approx((5.0, 2.0), rel=0.02)
+    assert (found.skew, found.tail) == pytest.approx((skew, tail), abs=0.02)
+    assert np.abs(found.normal_scores(values) - z).max() < 0.15
+    assert np.abs(truth.normal_scores(values) - z).max() < 1e-2
+
+
+def test_marginal_of_known_families(rng: np.random.Generator) -> None:
+    heavy = Marginal.of(t.ppf((np.arange(20_000) + 0.5) / 20_000, 5))
+    assert heavy is not None
+    assert heavy.tail == pytest.approx(0.12, abs=0.02)
+    limited = Marginal.of(rng.standard_t(2, 20_000), max_tail=0.1)
+    assert limited is not None
+    assert limited.tail == 0.1
+    lognormal = Marginal.of(np.exp(0.5 * norm.ppf((np.arange(20_000) + 0.5) / 20_000)))
+    assert lognormal is not None
+    assert lognormal.skew == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_lesion_of_three_percent_hardly_moves_the_marginal(rng: np.random.Generator) -> None:
+    values = rng.standard_normal(50_000)
+    values[:1500] += 8.0
+    found = Marginal.of(values)
+    assert found is not None
+    assert (found.median, found.scale) == pytest.approx((0.0, 1.0), abs=0.15)
+    assert found.normal_scores(values)[:1500].mean() > 2.3
+
+
+def test_constant_and_nearly_constant_values_have_no_marginal() -> None:
+    assert Marginal.of(np.zeros(100)) is None
+    two = np.zeros(1000)
+    two[:21], two[-21:] = -1.0, 1.0
+    found = Marginal.of(two)  # one pair of quantiles differs: no tail can be told
+    assert found is not None
+    assert found.tail == 0.0
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_fields_have_the_correlation_of_the_tissue(ndim: int, rng: np.random.Generator) -> None:
+    shape = {1: (6000,), 2: (120, 110), 3: (40, 44, 36)}[ndim]
+    tissue = np.ones(shape, bool) if ndim == 1 else disc(shape, min(shape) * 0.48)
+    scores = np.where(tissue, smooth(shape, 1.5, rng), np.float32(0))
+    model = fit_texture(scores, tissue, spacing=(1.0,) * ndim)
+    fields = [f for _ in range(6) for f in model.pair(rng)]
+    assert {f.shape for f in fields} == {shape}
+    assert {f.dtype for f in fields} == {np.dtype(np.float32)}
+    assert np.mean([f.var() for f in fields]) == pytest.approx(1.0, abs=0.1)
+    for lag in (1, 2, 3):
+        expected = np.exp(-(lag**2) / (4 * 1.5**2))
+        got = np.mean([(f[lag:] * f[:-lag]).mean() for f in fields])
+        # The taper may shorten the correlation, which is the safe side, but not lengthen it.
+        assert 0.75 * expected - 0.1 < got < expected + 0.1
+    assert abs(np.mean([(a * b).mean() for a, b in zip(fields[::2], fields[1::2], strict=True)])) < 0.1
+
+
+def test_the_number_of_lengths_falls_with_the_correlation(rng: np.random.Generator) -> None:
+    tissue = disc((100, 100), 48)
+    counts = [
+        fit_texture(smooth(tissue.shape, width, rng), tissue, spacing=(1.0, 1.0)).n_lengths for width in (0.3, 2, 6)
+    ]
+    assert counts[0] > 1000 > counts[1] > 60 > counts[2]
+    # One patch is the integral of the correlation over the plane.
+    textbook = np.count_nonzero(tissue) / (4 * np.pi * 4)
+    # The taper shortens correlations: never fewer patches than there are, and not many times more.
+    assert 0.8 * textbook < counts[1] < 2 * textbook
+
+
+def test_anisotropic_voxels_keep_their_correlation(rng: np.random.Generator) -> None:
+    tissue = np.ones((80, 90), dtype=bool)
+    field = ndimage.gaussian_filter(rng.standard_normal(tissue.shape), (0.4, 2.0), mode="wrap")
+    field = (field / field.std()).astype(np.float32)
+    model = fit_texture(field, tissue, spacing=(5.0, 1.0))
+    drawn = [f for _ in range(5) for f in model.pair(rng)]
+    across = np.mean([(f[1:] * f[:-1]).mean() for f in drawn])
+    along = np.mean([(f[:, 1:] * f[:, :-1]).mean() for f in drawn])
+    assert along > 0.8
+    assert across < 0.4
+
+
+@pytest.mark.parametrize(
+    ("scores", "tissue", "spacing", "words"),
+    [
+        (np.zeros((4, 4), np.float32), np.ones((4, 5), bool), (1, 1), "do not fit"),
+        (np.zeros((4, 4), np.float32), np.ones((4, 4), bool), (1, 1, 1), "do not fit"),
+        (np.zeros((4, 4), np.float32), np.eye(4, dtype=bool) & (np.arange(4) == 0), (1, 1), "at least 2"),
+    ],
+)
+def test_bad_textures_are_refused(scores, tissue, spacing, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        fit_texture(scores, tissue, spacing=spacing)
+
+
+# --- balls -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((60, 70), (1.0, 1.0)), ((24, 26, 12), (1.0, 1.0, 2.5))])
+def test_ball_means_equal_the_definition(shape, spacing, rng: np.random.Generator) -> None:
+    tissue = disc(shape, min(shape) * 0.45) if len(shape) == 2 else rng.random(shape) > 0.1
+    scan = BallScan(tissue.astype(np.float32), spacing)
+    field = rng.standard_normal(shape).astype(np.float32)
+    means = scan.means(field)
+    assert len(means) == len(scan.scales) >= 4
+    grid = np.indices(shape)
+    for number, scale in enumerate(scan.scales):
+        if scale.level > 0:
+            continue
+        where = scan.positions(number)
+        pad = np.array([(a - b) / 2 for a, b in zip(scan._shapes[0], shape, strict=True)])
+        for i in rng.integers(len(where), size=5):
+            centre = where[i] / spacing - pad
+            away = sum(((g - c) * s) ** 2 for g, c, s in zip(grid, centre, spacing, strict=True))
+            ball = (away <= scale.radius**2 + 1e-6) & tissue
+            assert means[number][i] == pytest.approx(field[ball].mean(), abs=1e-5)
+
+
+def test_coarser_levels_see_a_large_ball(rng: np.random.Generator) -> None:
+    tissue = np.ones((128, 128), dtype=np.float32)
+    scan = BallScan(tissue, (1.0, 1.0))
+    radii = [s.radius for s in scan.scales]
+    assert radii == sorted(radii)
+    assert max(radii) >= 16
+    assert scan.scales[-1].level > 0
+    assert all(s.places >= 10 for s in scan.scales)
+    field = (np.hypot(*(np.indices((128, 128)) - 63.5)) <= 16).astype(np.float32)
+    means = scan.means(field)
+    number = int(np.argmin(np.abs(np.array(radii) - 16)))
+    assert means[number].max() > 0.7
+    flat = scan.means(np.full((128, 128), 3.0, dtype=np.float32))
+    assert all(np.allclose(m, 3.0, atol=1e-5) for m in flat)
+
+
+def test_sums_over_blocks_and_pairs() -> None:
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert block_sums(array, (2, 1)).tolist() == [[4, 6, 8, 10], [8, 9, 10, 11]]
+    assert halve(array, (0,)).tolist() == [[2, 3, 4, 5], [4, 4.5, 5, 5.5]]
+    assert halve(array, (1,)).tolist() == [[0.5, 2.5], [4.5, 6.5], [8.5, 10.5]]
+
+
+def test_compiled_ball_sums_equal_their_python_source(rng: np.random.Generator) -> None:
+    prefix = np.cumsum(rng.random(50))
+    search = (prefix, np.array([10, 20]), np.array([-3, 2]), np.array([1, 5]))
+    assert ball_scan.ball_sums(*search).tolist() == ball_scan.ball_sums.py_func(*search).tolist()
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.7, 1.7, 5.0), (1.0, 1.0, 1.6)])
+def test_radii_follow_one_another_without_a_gap(spacing: tuple[float, ...]) -> None:
+    shape = tuple(int(90 / s) for s in spacing)
+    radii = np.array([s.radius for s in BallScan(np.ones(shape, dtype=np.float32), spacing).scales])
+    assert radii.max() > 12
+    ratios = radii[2:] / radii[1:-1]
+    assert ratios.min() > 1
+    assert ratios.max() < 1.5
