@@ -13,13 +13,13 @@
 #
 #   PYTHON=python3.12       the interpreter (default: the first of python3.11, 3.12, ... that is found)
 #   TORCH_INDEX=URL         where torch comes from, e.g. https://download.pytorch.org/whl/cpu
-#   WORKERS=2  ARGS=...     test processes; more arguments for pytest or the study
+#   WORKERS=N  ARGS=...     test processes (default: the cores); more arguments for pytest or the study
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 TORCH_INDEX ?=
-WORKERS ?= 2
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 NAME ?=
 ARGS ?=
 

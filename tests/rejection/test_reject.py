@@ -520,7 +520,6 @@ def test_surrogates_of_several_tissues_share_the_level(flat):
     assert {c.tissue for c in result.candidates} == {"liver", "spleen"}
 
 
-@pytest.mark.slow  # red since the last change of the scores; to be mended first
 def test_surrogates_with_classes_and_vectors(phantom_2d):
     scan, labels, anatomy = _contaminated(phantom_2d)
     mixture = RejectionSettings(
