@@ -13,9 +13,10 @@ from anatrust.anatomy.knowledge import knowledge
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.read import read_mask
+from anatrust.image.region import Region, crop_grid
 from anatrust.models.planner_rules import RulesPlanner
 from anatrust.models.views import fuse_views, views_of
-from anatrust.rejection.regions import AnchorBox, Region, anchor_box, crop_grid, fuse_regions, search_regions
+from anatrust.rejection.regions import AnchorBox, anchor_box, fuse_regions, search_regions
 
 
 @st.composite

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Literal
+from pathlib import Path
+from typing import Literal, cast
 
-from anatrust.errors import InputError
+from anatrust.errors import InputError, MissingExtraError
+from anatrust.models.protocols import Segmenter
 
-__all__ = ["ModelEntry", "find_entry", "registered_models"]
+__all__ = ["ModelEntry", "find_entry", "load_segmenter", "registered_models"]
 
 Kind = Literal["encoder", "segmenter", "planner", "reasoner", "anchors"]
 
@@ -29,6 +32,10 @@ class ModelEntry:
         The extra that installs it; empty where the core is enough.
     requires
         Import names it needs.
+    weights
+        For segmenters: what ``--weights`` has to name, in words; empty where it needs nothing.
+    module
+        For segmenters: the module of :mod:`anatrust.models.segmenters` whose ``load`` makes it.
     """
 
     name: str
@@ -37,6 +44,8 @@ class ModelEntry:
     licence: str
     extra: str = ""
     requires: tuple[str, ...] = ()
+    weights: str = ""
+    module: str = ""
 
     @property
     def installed(self) -> bool:
@@ -54,8 +63,9 @@ _ENTRIES = (
     ModelEntry(
         "blob",
         "segmenter",
-        "blobs and thresholds of local contrast inside an organ; proposes too much, for the demo and the studies",
+        "whatever stands out from its organ, on several scales; proposes too much and needs no training",
         "Apache-2.0",
+        module="blob",
     ),
     ModelEntry(
         "unet",
@@ -64,6 +74,8 @@ _ENTRIES = (
         "Apache-2.0",
         extra="deep",
         requires=("torch", "safetensors"),
+        weights="the folder its training saved",
+        module="unet",
     ),
     ModelEntry(
         "rules",
@@ -103,3 +115,40 @@ def find_entry(name: str) -> ModelEntry:
         if entry.name == name:
             return entry
     raise InputError(f"there is no model {name!r}: choose one of {', '.join(e.name for e in _ENTRIES)}")
+
+
+def load_segmenter(name: str, weights: str | Path | None = None, *, device: str = "cpu") -> Segmenter:
+    """A segmenter by its name in the registry.
+
+    Parameters
+    ----------
+    name
+        See `registered_models`.
+    weights
+        What the entry's ``weights`` says: a file, a folder, or nothing.
+    device
+        ``"cpu"`` or ``"cuda"``, for those that compute with torch.
+
+    Raises
+    ------
+    InputError
+        If there is no such segmenter, its packages are missing, or the weights cannot be read.
+
+    Examples
+    --------
+    >>> load_segmenter("blob").capabilities.prompts
+    ('none',)
+    """
+    names = [entry.name for entry in _ENTRIES if entry.kind == "segmenter"]
+    if name not in names:
+        raise InputError(f"there is no segmenter {name!r}: choose one of {', '.join(names)}")
+    entry = find_entry(name)
+    for package in entry.requires:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, entry.extra, f"the segmenter {name!r}")
+    if entry.weights and weights is None:
+        raise InputError(f"the segmenter {name!r} needs --weights: {entry.weights}")
+    if not entry.weights and weights is not None:
+        raise InputError(f"the segmenter {name!r} takes no weights: leave them out")
+    load = import_module(f"anatrust.models.segmenters.{entry.module}").load
+    return cast(Segmenter, load(None if weights is None else Path(weights), device))

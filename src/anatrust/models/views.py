@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
+from anatrust.image.region import Region
 
 __all__ = ["Fusion", "View", "ViewSet", "fuse_views", "views_of"]
 
@@ -74,6 +75,17 @@ class View:
         True
         """
         return self.apply(array)
+
+    def region(self, region: Region, shape: Sequence[int]) -> Region:
+        """Where a region of an image of ``shape`` lies in the mirrored image; its own inverse.
+
+        >>> View("left-right", 2, (0,)).region(Region((0, 1), (2, 3)), (10, 5))
+        Region(start=(8, 1), stop=(10, 3))
+        """
+        start, stop = list(region.start), list(region.stop)
+        for axis in self.flips:
+            start[axis], stop[axis] = shape[axis] - region.stop[axis], shape[axis] - region.start[axis]
+        return Region(tuple(start), tuple(stop))
 
 
 def views_of(grid: Grid, which: ViewSet = "paper") -> tuple[View, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal
 
@@ -12,61 +12,12 @@ import numpy.typing as npt
 
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
+from anatrust.image.region import Region
 
-__all__ = ["AnchorBox", "Region", "anchor_box", "crop_grid", "fuse_regions", "search_regions"]
+__all__ = ["AnchorBox", "anchor_box", "fuse_regions", "search_regions"]
 
 # Lengths divided by spacings are whole numbers only up to rounding: 20 mm / 0.1 mm is not to become 201.
 _ROUNDING = 1e-6
-
-
-@dataclass(frozen=True)
-class Region:
-    """A box of voxels: ``start`` is inside, ``stop`` is the first index outside, on each axis.
-
-    Raises
-    ------
-    GeometryError
-        If the box is empty, starts before the frame, or its corners have unequal numbers of axes.
-
-    Examples
-    --------
-    >>> Region((2, 3), (5, 9)).shape
-    (3, 6)
-    """
-
-    start: tuple[int, ...]
-    stop: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        start, stop = tuple(int(v) for v in self.start), tuple(int(v) for v in self.stop)
-        if len(start) != len(stop) or not start:
-            raise GeometryError(f"a region has two corners with as many axes as the image, not {start} and {stop}")
-        if any(low < 0 or high <= low for low, high in zip(start, stop, strict=True)):
-            raise GeometryError(f"the region from {start} to {stop} is empty or starts outside the image")
-        object.__setattr__(self, "start", start)
-        object.__setattr__(self, "stop", stop)
-
-    @classmethod
-    def whole(cls, shape: Sequence[int]) -> Region:
-        """The full frame."""
-        return cls((0,) * len(shape), tuple(shape))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels along each axis."""
-        return tuple(high - low for low, high in zip(self.start, self.stop, strict=True))
-
-    @property
-    def slices(self) -> tuple[slice, ...]:
-        """For indexing an array of the whole frame."""
-        return tuple(slice(low, high) for low, high in zip(self.start, self.stop, strict=True))
-
-    def covers(self, other: Region) -> bool:
-        """Whether every voxel of the other region is in this one; never where the axes differ in number."""
-        if len(self.start) != len(other.start):
-            return False
-        below = all(a <= b for a, b in zip(self.start, other.start, strict=True))
-        return below and all(a >= b for a, b in zip(self.stop, other.stop, strict=True))
 
 
 @dataclass(frozen=True)
@@ -233,19 +184,6 @@ def _grown(box: Region, grid: Grid, pad: float, scale: float, square: bool) -> R
 
 def _up(length: float) -> int:
     return ceil(length - _ROUNDING * max(1.0, length))
-
-
-def crop_grid(grid: Grid, region: Region) -> Grid:
-    """The grid of ``array[region.slices]``: every voxel keeps its place in the patient.
-
-    Examples
-    --------
-    >>> crop_grid(Grid((9, 9), np.eye(4)), Region((2, 3), (5, 9))).to_world((0, 0)).tolist()
-    [2.0, 3.0, 0.0]
-    """
-    affine = grid.affine.copy()
-    affine[:3, 3] = grid.to_world(region.start)
-    return replace(grid, shape=region.shape, affine=affine)
 
 
 def fuse_regions(

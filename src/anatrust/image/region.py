@@ -1,0 +1,98 @@
+"""A box of voxels inside an image, and what lies in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from anatrust.errors import GeometryError
+from anatrust.image.grid import Grid
+from anatrust.image.volumes import Scan
+
+__all__ = ["Region", "crop_grid", "crop_scan"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of voxels: ``start`` is inside, ``stop`` is the first index outside, on each axis.
+
+    Raises
+    ------
+    GeometryError
+        If the box is empty, starts before the frame, or its corners have unequal numbers of axes.
+
+    Examples
+    --------
+    >>> Region((2, 3), (5, 9)).shape
+    (3, 6)
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        start, stop = tuple(int(v) for v in self.start), tuple(int(v) for v in self.stop)
+        if len(start) != len(stop) or not start:
+            raise GeometryError(f"a region has two corners with as many axes as the image, not {start} and {stop}")
+        if any(low < 0 or high <= low for low, high in zip(start, stop, strict=True)):
+            raise GeometryError(f"the region from {start} to {stop} is empty or starts outside the image")
+        object.__setattr__(self, "start", start)
+        object.__setattr__(self, "stop", stop)
+
+    @classmethod
+    def whole(cls, shape: Sequence[int]) -> Region:
+        """The full frame."""
+        return cls((0,) * len(shape), tuple(shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each axis."""
+        return tuple(high - low for low, high in zip(self.start, self.stop, strict=True))
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """For indexing an array of the whole frame."""
+        return tuple(slice(low, high) for low, high in zip(self.start, self.stop, strict=True))
+
+    def covers(self, other: Region) -> bool:
+        """Whether every voxel of the other region is in this one; never where the axes differ in number."""
+        if len(self.start) != len(other.start):
+            return False
+        below = all(a <= b for a, b in zip(self.start, other.start, strict=True))
+        return below and all(a >= b for a, b in zip(self.stop, other.stop, strict=True))
+
+
+def crop_grid(grid: Grid, region: Region) -> Grid:
+    """The grid of ``array[region.slices]``: every voxel keeps its place in the patient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> crop_grid(Grid((9, 9), np.eye(4)), Region((2, 3), (5, 9))).to_world((0, 0)).tolist()
+    [2.0, 3.0, 0.0]
+    """
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.to_world(region.start)
+    return replace(grid, shape=region.shape, affine=affine)
+
+
+def crop_scan(scan: Scan, region: Region) -> Scan:
+    """The part of a scan that lies in a region; a view into its memory, no copy.
+
+    Raises
+    ------
+    GeometryError
+        If the region reaches beyond the scan.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scan = Scan(np.arange(16.0).reshape(4, 4), Grid((4, 4), np.eye(4)))
+    >>> crop_scan(scan, Region((1, 2), (2, 4))).array
+    array([[6., 7.]])
+    """
+    if not Region.whole(scan.grid.shape).covers(region):
+        raise GeometryError(
+            f"the region from {region.start} to {region.stop} does not lie in a scan of shape {scan.grid.shape}"
+        )
+    return replace(scan, array=scan.array[region.slices], grid=crop_grid(scan.grid, region))

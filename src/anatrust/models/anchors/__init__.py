@@ -1,0 +1,1 @@
+"""Anchor providers, one file each: who can say where an organ lies."""
