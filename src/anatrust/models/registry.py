@@ -61,6 +61,62 @@ _ENTRIES = (
         "Apache-2.0",
     ),
     ModelEntry(
+        "segmenter",
+        "encoder",
+        "one encoder stage of a saved U-Net: what the segmenter itself has learnt; its folder is the weights",
+        "Apache-2.0",
+        extra="deep",
+        requires=("torch", "safetensors"),
+    ),
+    ModelEntry(
+        "dinov3",
+        "encoder",
+        "DINOv3 vision transformer, the encoder RW-CP was published with; weights from the local cache or a folder",
+        "Apache-2.0; weights: DINOv3 License, gated",
+        extra="deep",
+        requires=("torch", "safetensors", "transformers"),
+    ),
+    ModelEntry(
+        "dinov2",
+        "encoder",
+        "DINOv2 vision transformer",
+        "Apache-2.0; weights: Apache-2.0",
+        extra="deep",
+        requires=("torch", "safetensors", "transformers"),
+    ),
+    ModelEntry(
+        "rad-dino",
+        "encoder",
+        "DINOv2 trained on chest radiographs",
+        "Apache-2.0; weights: MSRLA, research only",
+        extra="deep",
+        requires=("torch", "safetensors", "transformers"),
+    ),
+    ModelEntry(
+        "siglip",
+        "encoder",
+        "SigLIP, vision half",
+        "Apache-2.0; weights: Apache-2.0",
+        extra="deep",
+        requires=("torch", "safetensors", "transformers"),
+    ),
+    ModelEntry(
+        "medsiglip",
+        "encoder",
+        "SigLIP trained on medical images and texts, vision half",
+        "Apache-2.0; weights: Health AI Developer Foundations terms, gated",
+        extra="deep",
+        requires=("torch", "safetensors", "transformers"),
+    ),
+    ModelEntry(
+        "clip",
+        "encoder",
+        "CLIP, vision half",
+        "Apache-2.0; weights: MIT",
+        extra="deep",
+        requires=("torch", "safetensors", "transformers"),
+    ),
+    ModelEntry(
         "blob",
         "segmenter",
         "whatever stands out from its organ, on several scales; proposes too much and needs no training",
@@ -97,8 +153,8 @@ def registered_models() -> tuple[ModelEntry, ...]:
 
     Examples
     --------
-    >>> [entry.name for entry in registered_models() if entry.kind == "encoder"]
-    ['local-descriptors']
+    >>> [entry.name for entry in registered_models() if entry.kind == "encoder"][:3]
+    ['local-descriptors', 'segmenter', 'dinov3']
     """
     return _ENTRIES
 
