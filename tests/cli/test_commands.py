@@ -363,6 +363,7 @@ def test_version_help_and_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["anatrust"] == anatrust.__version__
     assert facts["packages"]["numpy"] == np.__version__
     assert {"name", "kind", "installed", "licence", "extra", "summary"} == set(facts["backends"][0])
+    assert {"amos", "btcv", "msd_liver"} <= set(facts["label_tables"])
     assert facts["torchvision"]["status"] in ("absent", "works", "broken")
     assert run(["info"]) == 0
     assert "torchvision" in capsys.readouterr().out
@@ -374,9 +375,8 @@ def test_unknown_studies_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def anatrust_process(*arguments: str) -> subprocess.Popen[str]:
-    code = "from anatrust.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "anatrust", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -149,7 +149,7 @@ def test_an_error_of_the_gate_means_abstain_and_nothing_is_judged(files: dict[st
     verdict = judge({**files, "mask": full}, out=tmp_path / "out")
     assert (verdict.decision, verdict.candidates, verdict.null) == ("abstain", (), "none")
     assert not np.asarray(nibabel.load(tmp_path / "out" / "kept.nii.gz").dataobj).any()
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == WRITTEN
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*WRITTEN, "undecidable.nii.gz"])
 
 
 def test_an_empty_mask_is_reviewed(files: dict[str, Path], tmp_path: Path) -> None:
@@ -169,6 +169,73 @@ def test_organs_are_checked_for_form_only(files: dict[str, Path], tmp_path: Path
     assert verdict.statements[0].strength == "none"
     assert (tmp_path / "out" / "structures.csv").read_text().count("\n") == 2
     assert verdict.files["structures"] == "structures.csv"
+
+
+def test_what_is_kept_rejected_and_undecidable_is_the_mask(files: dict[str, Path], tmp_path: Path) -> None:
+    """A third candidate, outside the liver and without a profile that could judge it."""
+    image = nibabel.load(files["mask"])
+    array = np.asarray(image.dataobj).copy()
+    array[48:51, 18:22, 10:12] = 1
+    path = tmp_path / "three.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
+    out = tmp_path / "out"
+    verdict = assess(files["scan"], path, modality="CT", alpha=0.001, out=out)
+    assert verdict.counts()["undecidable"] > 0
+    assert verdict.files["undecidable"] == "undecidable.nii.gz"
+    parts = [np.asarray(nibabel.load(out / verdict.files[n]).dataobj) for n in ("kept", "rejected", "undecidable")]
+    assert np.array_equal(np.sum(parts, axis=0), array)
+    assert parts[2].sum() == sum(c.voxels for c in verdict.candidates if c.decision == "undecidable")
+    assert "undecidable.nii.gz" in json.loads((out / "run.json").read_text())["outputs"]
+    # Judged again with nothing left open, the folder holds no undecidable mask of the run before.
+    again = judge(files, out=out)
+    assert "undecidable" not in again.files
+    assert sorted(p.name for p in out.iterdir()) == WRITTEN
+
+
+def test_where_nothing_was_judged_all_is_undecidable(files: dict[str, Path], tmp_path: Path) -> None:
+    logits = np.full((100, 80, 24), 0.5, np.float32)
+    scan = tmp_path / "constant.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(logits, nibabel.load(files["scan"]).affine), scan)
+    verdict = assess(scan, files["mask"], modality="CT", out=tmp_path / "out")
+    assert verdict.decision == "abstain"
+    mask = np.asarray(nibabel.load(files["mask"]).dataobj)
+    assert np.array_equal(np.asarray(nibabel.load(tmp_path / "out" / "undecidable.nii.gz").dataobj), mask)
+
+
+def test_a_file_of_somebody_else_stays(files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "run.json").write_text('{"outputs": {"../escape": "", "gone.nii.gz": "", "old.nii.gz": ""}}')
+    (out / "old.nii.gz").write_text("of the run before")
+    (tmp_path / "escape").write_text("not in this folder")
+    judge(files, out=out)
+    assert sorted(p.name for p in out.iterdir()) == sorted([*WRITTEN, "notes.txt"])
+    assert (tmp_path / "escape").exists()
+
+
+def test_a_liver_on_the_wrong_side_is_said_in_words(files: dict[str, Path], tmp_path: Path) -> None:
+    """A label map mirrored left to right: the mask is reviewed, an anatomy beside a lesion is warned of."""
+    image = nibabel.load(files["liver"])
+    liver = np.asarray(image.dataobj)
+    spleen = np.zeros_like(liver)
+    spleen[62:74, 36:48, 0:8] = 2
+    organs = np.where(spleen > 0, spleen, liver)
+    table = {1: "liver", 2: "spleen"}
+    found = {}
+    for name, array in (("right", organs[::-1]), ("wrong", organs)):
+        path = tmp_path / f"{name}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(array), image.affine), path)
+        verdict = assess(files["scan"], path, names=table, modality="CT")
+        assert verdict.kind == "organ"
+        found[name] = [f for f in verdict.findings if f.code == "organ-on-wrong-side"]
+        beside = assess(files["scan"], files["mask"], anatomy=path, anatomy_names=table, modality="CT")
+        assert [f.sentence for f in beside.findings if f.code == "organ-on-wrong-side"] == [
+            f.sentence.replace("In the mask", "In the anatomy") for f in found[name]
+        ]
+    assert found["right"] == []
+    assert [f.severity for f in found["wrong"]] == ["warning"]
+    assert found["wrong"][0].sentence == "In the mask: the liver lies to the left of the spleen."
 
 
 def test_a_broken_organ_is_reviewed(files: dict[str, Path], tmp_path: Path) -> None:
@@ -200,9 +267,9 @@ def test_pictures_give_pictures(tmp_path: Path) -> None:
     assert verdict.files["kept"] == "kept.png"
     assert verdict.candidates[0].volume is None
     assert {f.code for f in verdict.findings} == {"spacing-unknown"}
-    union = sum(read_mask(tmp_path / "out" / verdict.files[n]).array.sum() for n in ("kept", "rejected"))
-    undecidable = sum(c.voxels for c in verdict.candidates if c.decision == "undecidable")
-    assert union + undecidable == 100
+    roles = [n for n in ("kept", "rejected", "undecidable") if n in verdict.files]
+    parts = [read_mask(tmp_path / "out" / verdict.files[n]).array != 0 for n in roles]
+    assert np.array_equal(np.sum(parts, axis=0), mask != 0)
 
 
 def test_a_profile_makes_the_null(files: dict[str, Path], tmp_path: Path) -> None:

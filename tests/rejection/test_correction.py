@@ -81,7 +81,10 @@ def test_resolved_correction():
 )
 def test_statements_name_the_level_only_where_one_is_claimed(null, correction):
     said = statements(null, correction, RejectionSettings(alpha=0.07), tested=3, undecidable=1, patients=19)
-    text = " ".join(said)
+    text = " ".join(claim.text for claim in said)
+    claimed = null not in ("block", "iid")
+    assert [claim.level for claim in said if "0.07" in claim.text] == [0.07] * claimed
+    assert [claim.level for claim in said if claim.level is not None] == [0.07] * claimed
     assert ("0.07" in text) == (null not in ("block", "iid"))
     assert ("No error rate is guaranteed" in text) == (null in ("block", "iid"))
     assert "does not mean tumour" in text
@@ -93,22 +96,23 @@ def test_statements_name_the_level_only_where_one_is_claimed(null, correction):
 def test_gates_after_the_test_drop_the_claim():
     late = RejectionSettings(order="published", alpha=0.07)
     for correction, claimed in (("bh", False), ("by", False), ("focused-bh", True), ("familywise", True)):
-        text = " ".join(statements("placement", correction, late, tested=2, undecidable=0))
-        assert ("0.07" in text) == claimed
+        said = statements("placement", correction, late, tested=2, undecidable=0)
+        text = " ".join(claim.text for claim in said)
+        assert any(claim.level == 0.07 for claim in said) == ("0.07" in text) == claimed
         assert ("No error rate is claimed" in text) != claimed
     open_gates = RejectionSettings(order="published", gates=GateSettings(enabled=False))
-    assert "at most 0.1" in " ".join(statements("placement", "by", open_gates, tested=2, undecidable=2))
+    assert "at most 0.1" in statements("placement", "by", open_gates, tested=2, undecidable=2)[0].text
 
 
 def test_random_draw_statement():
     said = statements("cohort", "bh", RejectionSettings(cohort_draw="random"), tested=1, undecidable=0, patients=30)
-    assert said[0].startswith("The expected share of normal ones among the kept candidates is at most 0.1")
+    assert said[0].text.startswith("The expected share of normal ones among the kept candidates is at most 0.1")
 
 
 def test_nothing_tested():
     said = statements("none", "by", RejectionSettings(), tested=0, undecidable=2)
-    assert said[0] == "Nothing was tested, so nothing is claimed."
-    assert "2 candidates are undecidable" in said[1]
+    assert said[0].text == "Nothing was tested, so nothing is claimed."
+    assert "2 candidates are undecidable" in said[1].text
 
 
 def test_settings_survive_json():

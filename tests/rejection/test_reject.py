@@ -74,7 +74,7 @@ def test_golden_cohort(flat, cohort):
     assert lesion.placement_p is not None
     assert lesion.reason == "it differs from liver (p = 0.04, corrected 0.04, cohort)"
     assert "was not shown to differ from liver" in result.candidates[1].reason
-    assert "24 lesion-free patients" in result.statements[0]
+    assert "24 lesion-free patients" in result.statements[0].text
     assert result.of("kept") == (lesion,)
     parts = [result.kept.array, result.rejected.array, result.undecidable.array]
     assert np.array_equal(np.sum(parts, axis=0), flat.labels.array)
@@ -168,7 +168,7 @@ def test_gates_run_first(flat, cohort):
     assert result.notes == ()
     none = reject(flat.scan, flat.labels, probabilities=_probabilities(flat, 0.3), **given)
     assert {c.reason for c in none.candidates} == {"gate L1: the largest probability, 0.3, is below 0.5"}
-    assert none.statements[0] == "Nothing was tested, so nothing is claimed."
+    assert none.statements[0].text == "Nothing was tested, so nothing is claimed."
     assert (none.null, none.correction) == ("none", "none")
     unsure = reject(
         flat.scan,
@@ -192,7 +192,7 @@ def test_published_order_tests_first_and_drops_the_sentence(flat):
         assert all(c.p_value is not None for c in result.candidates)
         assert result.candidates[0].decision == "kept"
         late = [c.reason for c in result.candidates if "but gate L2" in c.reason]
-        assert ("No error rate is claimed" in " ".join(result.statements)) != claims
+        assert ("No error rate is claimed" in " ".join(c.text for c in result.statements)) != claims
         if not claims:
             assert late
             assert "it differs from liver" in late[0]
@@ -239,7 +239,7 @@ def test_cohorts_that_are_too_small(flat, cohort):
     result = reject(flat.scan, flat.labels, anatomy=flat.anatomy, cohort_null=few, settings=settings)
     assert {c.decision for c in result.candidates} == {"undecidable"}
     assert "smallest p-value this test could give, 0.111" in result.candidates[0].reason
-    assert "4 candidates are undecidable" in " ".join(result.statements)
+    assert "4 candidates are undecidable" in " ".join(c.text for c in result.statements)
     with pytest.raises(InputError, match="needs lesion-free patients"):
         reject(flat.scan, flat.labels, settings=settings)
 
@@ -358,7 +358,7 @@ def test_single_voxels_and_empty_masks():
     assert candidate.reason == "it has 1 voxel, and a comparison needs at least 2"
     empty = _decide(_noise((30, 30)), np.zeros((30, 30), bool), np.ones((30, 30)))
     assert empty.candidates == ()
-    assert empty.statements == ("Nothing was tested, so nothing is claimed.",)
+    assert [c.text for c in empty.statements] == ["Nothing was tested, so nothing is claimed."]
     assert not empty.kept.array.any()
 
 
@@ -504,7 +504,7 @@ def test_golden_surrogates(phantom_2d):
     assert [c.decision for c in result.candidates] == ["kept", "rejected", "rejected", "rejected"]
     assert result.candidates[0].q_value == result.candidates[0].p_value
     assert all(c.placement_p is not None for c in result.candidates)
-    assert result.statements[0].startswith("Approximately, the probability that any kept candidate is normal")
+    assert result.statements[0].text.startswith("Approximately, the probability that any kept candidate is normal")
     scan, labels, anatomy = _turned(strong, (1, 0), (0, 1))
     assert _judged(reject(scan, labels, anatomy=anatomy)) == _judged(result)
 

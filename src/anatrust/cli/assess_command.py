@@ -73,7 +73,8 @@ def assess_command(
 ) -> int:
     """Judge a mask: which parts differ from normal tissue, with true p-values, and why.
 
-    Writes verdict.json, kept.nii.gz, rejected.nii.gz, candidates.csv, report.html and run.json.
+    Writes verdict.json, kept.nii.gz, rejected.nii.gz (undecidable.nii.gz where something could not be decided),
+    candidates.csv, report.html and run.json.
     """
     if fail_on not in (None, "review", "abstain"):
         raise InputError(f"--fail-on {fail_on!r}: choose review or abstain")

@@ -59,11 +59,15 @@ def info_command(json: Json = False, verbose: Verbose = False) -> int:  # noqa: 
         for m in facts["backends"]
     ]
     typer.echo("\n" + "\n".join(columns(["backend", "kind", "installed", "licence", "what it is"], rows)))
+    typer.echo(
+        "\n" + "\n".join(columns(["label table", "labels of"], [[k, v] for k, v in facts["label_tables"].items()]))
+    )
     typer.echo(f"\ntorchvision: {facts['torchvision']['status']}: {facts['torchvision']['advice']}")
     return 0
 
 
 def _facts() -> dict[str, Any]:
+    from anatrust.anatomy.organs import label_tables
     from anatrust.models.registry import registered_models
 
     return {
@@ -82,6 +86,7 @@ def _facts() -> dict[str, Any]:
             }
             for entry in registered_models()
         ],
+        "label_tables": label_tables(),
         "torchvision": torchvision_diagnosis(),
     }
 

@@ -43,7 +43,8 @@ AnatomyNames = Annotated[
     str | None,
     typer.Option(
         metavar="TABLE",
-        help="Names of the anatomy's labels: totalsegmentator_ct, totalsegmentator_mr, amos or a JSON file.",
+        help="Names of the anatomy's labels: totalsegmentator_ct, totalsegmentator_mr, amos, btcv, msd_liver and its "
+        "like (anatrust info lists them), or a JSON file.",
     ),
 ]
 

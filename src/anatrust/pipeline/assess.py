@@ -99,9 +99,10 @@ def assess(
         Of all random draws.
     out
         Folder for ``verdict.json``, ``kept.nii.gz``, ``rejected.nii.gz``, ``candidates.csv``
-        (``structures.csv`` for organs), ``report.html`` and ``run.json``, with a profile of sets also
-        ``inner.nii.gz`` and ``outer.nii.gz`` (one pair a structure); masks of pictures are
-        PNG. None writes nothing. Files appear when all is done; an interrupted run leaves none.
+        (``structures.csv`` for organs), ``report.html`` and ``run.json``; where something could not
+        be decided also ``undecidable.nii.gz``, and with a profile of sets ``inner.nii.gz`` and
+        ``outer.nii.gz`` (one pair a structure). Masks of pictures are PNG. None writes nothing.
+        Files appear when all is done; an interrupted run leaves none.
     page
         Writes ``report.html``. `anatrust.assess`, the way to call this function, gives the one
         of the report room; without one there is no page.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anatrust.errors import InputError
+from anatrust.errors import GeometryError, InputError
 from anatrust.image.volumes import Mask
 from anatrust.pipeline.case import Case
 from anatrust.pipeline.decide import decide
 from anatrust.pipeline.fit_rejection import without_level
 from anatrust.pipeline.levels import Levels
-from anatrust.pipeline.organ import check_structures
+from anatrust.pipeline.organ import anatomy_findings, check_structures
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.screening import screen_scan
 from anatrust.pipeline.sets import SetSummary, predict_sets
@@ -22,6 +22,7 @@ from anatrust.rejection.settings import RejectionSettings
 
 if TYPE_CHECKING:
     from anatrust.conformal.sets import PredictionSet
+    from anatrust.ood.explain import Explanation
     from anatrust.rejection.result import Rejection
 
 __all__ = ["Judged", "add_screening", "add_sets", "judge_lesions", "judge_organs", "judge_settings", "not_judged"]
@@ -32,12 +33,24 @@ _STRENGTH: dict[str, Strength] = {"cohort": "exact", "placement": "exact", "surr
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A verdict with the masks that go with it."""
+    """A verdict with what goes with it.
+
+    ``kept``, ``rejected`` and ``undecidable`` are disjoint and together the mask that was judged;
+    where nothing could be judged all of it is undecidable. ``sets`` are in the verdict's order;
+    ``explanation`` says what drives the screening.
+    """
 
     verdict: Verdict
     kept: Mask
     rejected: Mask
+    undecidable: Mask
     sets: tuple[PredictionSet, ...] = ()
+    explanation: Explanation | None = None
+
+    def __post_init__(self) -> None:
+        for other in (self.rejected, self.undecidable):
+            if not other.grid.same_as(self.kept.grid):
+                raise GeometryError("the masks of kept, rejected and undecidable candidates must share one grid")
 
 
 def judge_settings(
@@ -88,15 +101,19 @@ def not_judged(base: Verdict, case: Case) -> Judged:
     decision, reasons = decide(base.findings)
     notes = ("the mask was not judged: the input gate found an error",)
     verdict = replace(base, decision=decision, reasons=reasons, notes=notes)
-    return Judged(verdict, _empty(case, "kept"), _empty(case, "rejected"))
+    undecidable = Mask(np.asarray(case.labels.array != 0), case.scan.grid, "undecidable")
+    return Judged(verdict, _empty(case, "kept"), _empty(case, "rejected"), undecidable)
 
 
 def judge_organs(base: Verdict, case: Case) -> Judged:
     """The verdict on organs: their form. Kept are those of which nothing failed."""
     checks = check_structures(case.labels)
-    decision, reasons = decide(base.findings, structures=checks)
+    remarks, unchecked = anatomy_findings(case.labels)
+    findings = (*base.findings, *remarks)
+    decision, reasons = decide(findings, structures=checks)
     text = (
-        "Only the form of the labelled structures was checked: separate pieces, holes, contact with the image's edge. "
+        "Only the form of the labelled structures was checked (separate pieces, holes, contact with the image's edge)"
+        " and, where their names are known, whether sizes, sides and neighbours can be a person's. "
         "Whether their outline is right was not tested."
     )
     verdict = replace(
@@ -104,12 +121,15 @@ def judge_organs(base: Verdict, case: Case) -> Judged:
         decision=decision,
         reasons=reasons,
         structures=checks,
+        findings=findings,
         statements=(Statement(text, None, "none", "structures"),),
+        notes=(*base.notes, *unchecked),
     )
     bad = [check.label for check in checks if check.failed]
     failed = np.isin(case.labels.array, bad) & (case.labels.array != 0)
     passed = (case.labels.array != 0) & ~failed
-    return Judged(verdict, Mask(passed, case.scan.grid, "kept"), Mask(failed, case.scan.grid, "rejected"))
+    parts = Mask(passed, case.scan.grid, "kept"), Mask(failed, case.scan.grid, "rejected")
+    return Judged(verdict, *parts, _empty(case, "undecidable"))
 
 
 def judge_lesions(base: Verdict, case: Case, profile: Profile | None, settings: RejectionSettings, seed: int) -> Judged:
@@ -126,9 +146,13 @@ def judge_lesions(base: Verdict, case: Case, profile: Profile | None, settings: 
         settings=settings,
         seed=seed,
     )
-    decision, reasons = decide(base.findings, result.candidates)
+    findings = base.findings
+    if case.anatomy is not None:
+        findings = (*findings, *anatomy_findings(case.anatomy, "anatomy")[0])
+    decision, reasons = decide(findings, result.candidates)
     verdict = replace(
         base,
+        findings=findings,
         decision=decision,
         reasons=reasons,
         candidates=result.candidates,
@@ -137,7 +161,7 @@ def judge_lesions(base: Verdict, case: Case, profile: Profile | None, settings: 
         correction=result.correction,
         notes=result.notes,
     )
-    return Judged(verdict, result.kept, result.rejected)
+    return Judged(verdict, result.kept, result.rejected, result.undecidable)
 
 
 def add_screening(judged: Judged, case: Case, profile: Profile) -> Judged:
@@ -146,7 +170,7 @@ def add_screening(judged: Judged, case: Case, profile: Profile) -> Judged:
     if section is None:
         return judged
     base = judged.verdict
-    screening, _ = screen_scan(section, case.scan, case.labels)
+    screening, explanation = screen_scan(section, case.scan, case.labels)
     usual = screening.verdict in ("usual", "strange")
     text = (
         f"Of usual scans, from patients like those calibrated on, at most {screening.flag_rate:g} are called strange, "
@@ -157,7 +181,7 @@ def add_screening(judged: Judged, case: Case, profile: Profile) -> Judged:
     verdict = replace(
         base, decision=decision, reasons=reasons, screening=screening, statements=(*base.statements, made)
     )
-    return replace(judged, verdict=verdict)
+    return replace(judged, verdict=verdict, explanation=explanation)
 
 
 def add_sets(judged: Judged, case: Case, profile: Profile) -> Judged:
@@ -195,11 +219,9 @@ def add_sets(judged: Judged, case: Case, profile: Profile) -> Judged:
 def _statements(result: Rejection, profile: Profile | None) -> tuple[Statement, ...]:
     """Each sentence with its level, where it claims one; the others describe."""
     strength = _STRENGTH.get(result.null, "none")
-    alpha = result.settings.alpha
-    made = []
-    for text in result.statements:
-        claims = strength != "none" and f"at most {alpha:g}" in text
-        made.append(Statement(text, alpha if claims else None, strength if claims else "none", "candidates"))
+    made = [
+        Statement(c.text, c.level, "none" if c.level is None else strength, "candidates") for c in result.statements
+    ]
     if result.null == "cohort" and profile is not None:
         text = f"The profile is of the segmenter '{profile.segmenter}'; for masks of another tool it promises nothing."
         made.append(Statement(text, None, "none", "candidates"))

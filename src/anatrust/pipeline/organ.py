@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from anatrust.anatomy.plausibility import check_anatomy
 from anatrust.image.volumes import LabelMap
+from anatrust.pipeline.finding import Finding
 
-__all__ = ["StructureCheck", "check_structures"]
+__all__ = ["StructureCheck", "anatomy_findings", "check_structures"]
 
 _MAIN_SHARE = 0.2
 _STRAY_LIMIT = 0.05
 _HOLE_LIMIT = 0.01
+# Remarks that say the image may be stored the wrong way round.
+_TURNED = ("organ-on-wrong-side", "organs-out-of-order")
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,46 @@ def check_structures(labels: LabelMap) -> tuple[StructureCheck, ...]:
     """
     boxes = ndimage.find_objects(labels.array.astype(np.int32, copy=False))
     return tuple(_check(labels, number, boxes[number - 1]) for number in labels.labels())
+
+
+def anatomy_findings(
+    labels: LabelMap, what: Literal["mask", "anatomy"] = "mask"
+) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """What hardly any person has, as findings, and in notes what could not be checked.
+
+    Sizes, sides, pieces, neighbours and gaps of every structure that the knowledge table knows
+    by its label's name; see `check_anatomy`. A remark is a warning, a reason to look, for the
+    ranges are conventions and people differ. Of an anatomy that only serves to compare with, sides
+    and order are warnings (the orientation may be wrong) and the rest is worth knowing. A map
+    without a known name gives nothing.
+
+    Parameters
+    ----------
+    labels
+        Named structures.
+    what
+        What they are here: the ``"mask"`` that is judged, or the ``"anatomy"`` beside it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anatrust.image.grid import Grid
+    >>> array = np.zeros((60, 60, 60), np.uint8)
+    >>> array[20:24, 20:24, 20:24] = 1
+    >>> anatomy_findings(LabelMap(array, Grid(array.shape, np.eye(4)), {1: "liver"}))[0][0].sentence
+    'In the mask: the liver has 0.064 ml, less than the 500 ml expected of a whole one.'
+    """
+    found = check_anatomy(labels)
+    findings = tuple(
+        Finding(
+            "warning" if what == "mask" or r.code in _TURNED else "info",
+            r.code,
+            f"In the {what}: {r.sentence[0].lower()}{r.sentence[1:]}",
+            r.cure,
+        )
+        for r in found.remarks
+    )
+    return findings, found.notes if found.structures else ()
 
 
 def _check(labels: LabelMap, number: int, box: tuple[slice, ...]) -> StructureCheck:

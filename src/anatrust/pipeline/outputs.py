@@ -62,8 +62,9 @@ def check_output_folder(path: str | Path) -> None:
 def output_folder(path: str | Path) -> Iterator[Path]:
     """Give an empty folder beside ``path`` whose files move to ``path`` when the block ends well.
 
-    Each file is moved in one step and ``run.json`` last. After an exception or Ctrl-C the
-    temporary folder is removed and ``path`` is as it was.
+    Each file is moved in one step and ``run.json`` last. What an earlier run left there and this
+    one did not write (an inner set, say) goes: a folder holds the files of one run. After an
+    exception or Ctrl-C the temporary folder is removed and ``path`` is as it was.
 
     Raises
     ------
@@ -81,6 +82,9 @@ def output_folder(path: str | Path) -> Iterator[Path]:
     finished = False
     try:
         yield work
+        written = {file.name for file in work.iterdir()}
+        for name in _of_earlier_run(target) - written:
+            (target / name).unlink(missing_ok=True)
         for file in sorted(work.iterdir(), key=lambda f: (f.name == _LAST, f.name)):
             file.replace(target / file.name)
         finished = True
@@ -88,6 +92,15 @@ def output_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
         if made and not finished and not any(target.iterdir()):
             target.rmdir()
+
+
+def _of_earlier_run(folder: Path) -> set[str]:
+    """Files that the ``run.json`` of a folder says that run wrote."""
+    try:
+        outputs = json.loads((folder / _LAST).read_text(encoding="utf-8"))["outputs"]
+        return {name for name in outputs if Path(name).name == name and (folder / name).is_file()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def replace_json(path: Path, data: Mapping[str, Any]) -> None:

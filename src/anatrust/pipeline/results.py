@@ -32,6 +32,7 @@ class PageWriter(Protocol):
         rejected: Mask,
         *,
         probabilities: ProbabilityMap | None = None,
+        run: Mapping[str, Any] | None = None,
     ) -> object:
         """Write one self-contained HTML file."""
         ...
@@ -82,7 +83,10 @@ def write_results(
         "run": "run.json",
     }
     masks = dict(_set_masks(judged, suffix))
+    if judged.undecidable.array.any():
+        masks["undecidable"] = (f"undecidable{suffix}", judged.undecidable)
     files |= {role: name for role, (name, _) in masks.items()}
+    inputs = _inputs(case, sources, profile)
     verdict = replace(judged.verdict, files=files)
     with output_folder(out) as folder:
         write_mask(folder / files["kept"], judged.kept)
@@ -95,12 +99,20 @@ def write_results(
             write_candidates(folder / files["candidates"], verdict)
         (folder / files["verdict"]).write_text(verdict.dumps() + "\n", encoding="utf-8")
         if page is not None:
-            images = (case.scan, case.labels, judged.kept, judged.rejected)
-            page(folder / files["report"], verdict, *images, probabilities=case.probabilities)
+            page(
+                folder / files["report"],
+                verdict,
+                case.scan,
+                case.labels,
+                judged.kept,
+                judged.rejected,
+                probabilities=case.probabilities,
+                run={"inputs": inputs, "seed": seed, "settings": configuration},
+            )
         record = run_record(
             command="assess",
             configuration=configuration,
-            inputs=_inputs(case, sources, profile),
+            inputs=inputs,
             seed=seed,
             timings={**timings, "write": time.perf_counter() - begin},
             outputs=list(folder.iterdir()),

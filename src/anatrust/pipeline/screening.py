@@ -18,7 +18,7 @@ from anatrust.image.atomic import replacing
 from anatrust.image.orientation import canonical
 from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Mask, Scan
-from anatrust.ood.crops import CropSettings, NoPrediction, anchored_crops
+from anatrust.ood.crops import Crops, CropSettings, NoPrediction, anchored_crops
 from anatrust.ood.detectors import make_detector
 from anatrust.ood.explain import Explanation, explain
 from anatrust.ood.features import DescriptorFeatures, ScanFeatures, describe
@@ -29,7 +29,7 @@ from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.finding import worst
 from anatrust.pipeline.inspect import inspect_scan
 
-__all__ = ["FittedScreening", "ScreeningSection", "fit_screening", "screen_scan"]
+__all__ = ["FittedScreening", "ScreeningSection", "crops_of", "fit_screening", "screen_scan"]
 
 _MOST_FITTED = 40
 _LEAST_OUTLIERS = 10
@@ -78,8 +78,8 @@ class FittedScreening:
     notes: tuple[str, ...]
 
 
-def features_of(scan: Scan, labels: LabelMap, crops: CropSettings) -> ScanFeatures | NoPrediction:
-    """Features of the crops around everything the mask marks.
+def crops_of(scan: Scan, labels: LabelMap, crops: CropSettings) -> Crops | NoPrediction:
+    """The crops around everything the mask marks, the same at every call.
 
     Crops are seeded from the voxels themselves in canonical order: the same scan gives the same
     features under any file name and storage order, and no name enters a profile.
@@ -87,7 +87,12 @@ def features_of(scan: Scan, labels: LabelMap, crops: CropSettings) -> ScanFeatur
     array, _ = canonical(scan.array, scan.grid)
     own = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     mask = Mask(np.asarray(labels.array != 0), scan.grid)
-    drawn = anchored_crops(scan, mask, crops, identifier=f"scan {own.hexdigest()[:12]}")
+    return anchored_crops(scan, mask, crops, identifier=f"scan {own.hexdigest()[:12]}")
+
+
+def features_of(scan: Scan, labels: LabelMap, crops: CropSettings) -> ScanFeatures | NoPrediction:
+    """Features of those crops."""
+    drawn = crops_of(scan, labels, crops)
     return drawn if isinstance(drawn, NoPrediction) else describe(drawn, DescriptorFeatures())
 
 

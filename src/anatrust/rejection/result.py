@@ -8,6 +8,7 @@ from anatrust.errors import GeometryError
 from anatrust.image.volumes import Mask
 from anatrust.rejection.candidate import Candidate, Decision
 from anatrust.rejection.settings import RejectionSettings
+from anatrust.rejection.statements import Claim
 
 __all__ = ["Rejection"]
 
@@ -27,7 +28,7 @@ class Rejection:
         Masks on the grid of the mask that was judged.
     statements
         What is guaranteed about the kept candidates, at which level and under which assumption,
-        and what is not; one sentence each.
+        and what is not; one sentence each, with the level it claims.
     notes
         What was skipped or could not be done, in words (gates without probabilities, ...).
     null, correction
@@ -40,7 +41,7 @@ class Rejection:
     kept: Mask
     rejected: Mask
     undecidable: Mask
-    statements: tuple[str, ...]
+    statements: tuple[Claim, ...]
     notes: tuple[str, ...]
     null: str
     correction: str
