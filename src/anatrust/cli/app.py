@@ -14,6 +14,7 @@ from anatrust.cli.info_command import info_command
 from anatrust.cli.plan_command import plan_command
 from anatrust.cli.screen_command import screen_command
 from anatrust.cli.study_command import study_command
+from anatrust.cli.teach_command import teach_command
 
 __all__ = ["app"]
 
@@ -46,6 +47,7 @@ def _root(
 
 
 app.command("assess")(assess_command)
+app.command("teach")(teach_command)
 app.command("fit")(fit_command)
 app.command("screen")(screen_command)
 app.command("plan")(plan_command)

@@ -134,6 +134,14 @@ _ENTRIES = (
         module="unet",
     ),
     ModelEntry(
+        "pixel-classifier",
+        "segmenter",
+        "local descriptors and boosted trees, trained from a labelled cohort in minutes by 'anatrust teach'",
+        "Apache-2.0",
+        weights="the file 'anatrust teach' wrote",
+        module="pixel_classifier",
+    ),
+    ModelEntry(
         "rules",
         "planner",
         "looks the tumour's words up in the knowledge table; no network",
