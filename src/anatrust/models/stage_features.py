@@ -13,8 +13,13 @@ import torch
 from torch import nn
 
 from anatrust.errors import InputError
+from anatrust.models.allocator import keep_freed_memory
 
 __all__ = ["StageFeatures", "find_stages", "weights_hash"]
+
+
+# Larger batches only spill the caches of a CPU.
+_CPU_VOXELS, _CUDA_VOXELS = 48**3, 8 * 128**3
 
 
 class _EnoughSeen(Exception):  # noqa: N818 - no error: it ends a forward pass once the last stage has spoken
@@ -137,7 +142,10 @@ class StageFeatures:
     device
         ``"cpu"`` or ``"cuda"``; mixed precision on CUDA only.
     batch
-        Crops a forward pass.
+        Crops a forward pass; as many as the device likes if None. Features do not depend on it.
+    scale
+        ``(factor, offset)`` applied to crops before the network sees them, where it was trained on other
+        numbers than the crops' intensity rule gives.
     name
         What to call the network in ``identity``; its class name if empty.
 
@@ -162,11 +170,15 @@ class StageFeatures:
         channels: int = 1,
         probe: Sequence[int] | None = None,
         device: str = "cpu",
-        batch: int = 4,
+        batch: int | None = None,
+        scale: tuple[float, float] = (1.0, 0.0),
         name: str = "",
     ) -> None:
-        if batch < 1 or channels < 1:
+        if (batch is not None and batch < 1) or channels < 1:
             raise InputError(f"batch and channels are at least 1, not {batch} and {channels}")
+        if device == "cpu":
+            keep_freed_memory()
+        self.scale = (float(scale[0]), float(scale[1]))
         self.model = model.to(device).eval()
         self.channels, self.device, self.batch = channels, device, batch
         self.name = name or type(model).__name__
@@ -182,18 +194,24 @@ class StageFeatures:
     @property
     def identity(self) -> str:
         """Network, stages and the hash of the weights."""
-        return f"stages/1 {self.name} [{', '.join(self.stages)}] channels={self.channels} weights={self._weights}"
+        scale = "" if self.scale == (1.0, 0.0) else f" scale={self.scale[0]:.9g},{self.scale[1]:.9g}"
+        channels = f"channels={self.channels}{scale}"
+        return f"stages/1 {self.name} [{', '.join(self.stages)}] {channels} weights={self._weights}"
 
     def extract(self, images: npt.NDArray[np.float32], spacing: tuple[float, ...]) -> npt.NDArray[np.float32]:
         """Features ``(n, sum of widths)`` of crops ``(n, *size)``; the network does not see the spacing."""
         del spacing
-        parts = [self._forward(self._input(images[i : i + self.batch])) for i in range(0, len(images), self.batch)]
+        most = _CUDA_VOXELS if self.device == "cuda" else _CPU_VOXELS
+        step = self.batch or max(1, most // int(np.prod(images.shape[1:])))
+        parts = [self._forward(self._input(images[i : i + step])) for i in range(0, len(images), step)]
         if parts[0][0] != self.levels:
             raise InputError(f"the levels of {self.name} changed from {self.levels} to {parts[0][0]}: use like crops")
         return np.concatenate([row for _, row in parts])
 
     def _input(self, images: npt.NDArray[np.float32]) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(images))[:, None].to(self.device)
+        if self.scale != (1.0, 0.0):
+            tensor = tensor * self.scale[0] + self.scale[1]
         return tensor.expand(-1, self.channels, *tensor.shape[2:])
 
     def _forward(self, image: torch.Tensor) -> tuple[tuple[tuple[str, int], ...], npt.NDArray[np.float32]]:
@@ -212,7 +230,7 @@ class StageFeatures:
 
         handles = [modules[stage].register_forward_hook(keep(stage)) for stage in self.stages]
         try:
-            with torch.no_grad(), torch.autocast(self.device, enabled=self.device == "cuda"):
+            with torch.inference_mode(), torch.autocast(self.device, enabled=self.device == "cuda"):
                 self.model(image)
         except _EnoughSeen:
             pass

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 __all__ = ["IntensityRule", "IntensityScale", "intensity_scale"]
 
-IntensityRule = Literal["auto", "window", "percentile", "zscore"]
+IntensityRule = Literal["auto", "window", "percentile", "zscore", "standard"]
 
 _PERCENTILES = (0.5, 99.5)
 
@@ -45,7 +45,8 @@ def intensity_scale(
         of the voxels above the scan's smallest value (air, padding) become 0 and 1; it forgives
         other units, and cannot see a change of unit or gain. ``"zscore"``: the same two
         percentiles over *all* voxels, then zero mean and unit deviation of the clipped scan, as
-        the U-Net of :mod:`anatrust.models.unet` was trained. ``"auto"``: window for CT,
+        the U-Net of :mod:`anatrust.models.unet` was trained. ``"standard"``: zero mean and unit
+        deviation without clipping, as nnU-Net scales MR. ``"auto"``: window for CT,
         percentile for all others.
     window
         In HU.
@@ -67,6 +68,10 @@ def intensity_scale(
         deviation = float(clipped.std())
         sentence = "grey values between the scan's 0.5 and 99.5 percentiles, zero mean and unit deviation"
         return IntensityScale(low, high, float(clipped.mean()), deviation if deviation > 0 else 1.0, sentence)
+    if rule == "standard":
+        mean, deviation = float(array.mean()), float(array.std())
+        low, high = float(array.min()), float(array.max())
+        return IntensityScale(low, high, mean, deviation if deviation > 0 else 1.0, "zero mean and unit deviation")
     smallest = array.min()
     above = array[array > smallest]
     low, high = (float(v) for v in np.percentile(above, _PERCENTILES)) if above.size else (float(smallest),) * 2
