@@ -13,6 +13,8 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
 from anatrust.errors import FormatError, InputError  # noqa: E402
+from anatrust.models.nnunet_checkpoint import NnUNetEncoder, read_plans  # noqa: E402
+from anatrust.models.smit import SMIT, SMITConfig  # noqa: E402
 from anatrust.models.stage_encoders import (  # noqa: E402
     SwinConfig,
     SwinUNETREncoder,
@@ -20,8 +22,6 @@ from anatrust.models.stage_encoders import (  # noqa: E402
     encoder_to_arrays,
     load_encoder,
 )
-from anatrust.models.nnunet_checkpoint import NnUNetEncoder, read_plans  # noqa: E402
-from anatrust.models.smit import SMIT, SMITConfig  # noqa: E402
 from anatrust.models.unet import UNet, UNetConfig  # noqa: E402
 
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ import json as json_module
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from anatrust.cli.options import (
     rejection_settings,
 )
 from anatrust.errors import InputError
+
+if TYPE_CHECKING:
+    from anatrust.pipeline.screening_features import Description
 
 __all__ = ["fit_command"]
 
@@ -42,6 +45,26 @@ def fit_command(
     flag_rate: Annotated[
         float, typer.Option(metavar="R", help="Share of usual scans that screening may call strange.")
     ] = 0.05,
+    screen_with: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="What screening measures: descriptors, histogram, radiomics, or the folder of a network.",
+        ),
+    ] = "descriptors",
+    crop_edge: Annotated[int, typer.Option(metavar="MM", help="Edge of screening's crops, a multiple of 32.")] = 128,
+    crop_mode: Annotated[
+        str, typer.Option(metavar="MODE", help="Where crops lie: voxel, component, spatial or center.")
+    ] = "voxel",
+    detectors: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Screening's detectors, with commas; combined by rank.")
+    ] = None,
+    synthetic_outliers: Annotated[
+        bool, typer.Option("--synthetic-outliers", help="Make strange scans of usual ones for screening to learn from.")
+    ] = False,
+    by_group: Annotated[
+        bool, typer.Option("--by-group", help="Calibrate screening within each group of the table.")
+    ] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the splits by patient.")] = 0,
     features: Features = None,
     direction: Direction = None,
@@ -62,6 +85,8 @@ def fit_command(
     from anatrust.pipeline.cohort import Cohort
     from anatrust.pipeline.fit import fit
     from anatrust.pipeline.outputs import replace_json, run_record
+
+    measured = _measured(screen_with, crop_mode, crop_edge)
 
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"cannot write the profile {out}: give a file in a folder that exists")
@@ -84,6 +109,10 @@ def fit_command(
             alpha=alpha,
             assurance=assurance,
             flag_rate=flag_rate,
+            screening=measured,
+            detectors=None if detectors is None else [name.strip() for name in detectors.split(",")],
+            synthetic_outliers=synthetic_outliers,
+            by_group=by_group,
             seed=seed,
             cache=rows,
             progress=progress,
@@ -100,6 +129,12 @@ def fit_command(
             "alpha": alpha,
             "assurance": assurance,
             "flag_rate": flag_rate,
+            "screening": {
+                "measured": measured.identity,
+                "detectors": detectors,
+                "synthetic_outliers": synthetic_outliers,
+                "by_group": by_group,
+            },
             "rejection": section.settings.to_json() if section else None,
         },
         inputs={"cohort": {"name": cohort.name, "sha256": content_hash(cohort), "contents": profile.cohort_hash}},
@@ -114,3 +149,13 @@ def fit_command(
     elif not quiet:
         typer.echo("\n".join([f"Wrote {out}", *(f"  {line}" for line in profile.describe())]))
     return 0
+
+
+def _measured(what: str, mode: str, edge: int) -> Description:
+    """What screening measures, from the options."""
+    from typing import cast
+
+    from anatrust.ood.crops import CropMode, CropSettings
+    from anatrust.pipeline.screening_features import make_description
+
+    return make_description(what, CropSettings(cast(CropMode, mode), edge))

@@ -1,21 +1,37 @@
-"""``anatrust screen``: whether the model may be used on this scan."""
+"""``anatrust screen``: whether the model may be used on this scan, or on each scan of a table."""
 
 from __future__ import annotations
 
 import csv
 import json as json_module
+import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anatrust.cli.console import progress_bar
 from anatrust.cli.options import Json, Modality, Quiet, Verbose
-from anatrust.errors import AnatrustError, InputError
+from anatrust.errors import InputError
+
+if TYPE_CHECKING:
+    from anatrust.pipeline.screen_cohort import ScreenedRow
+    from anatrust.pipeline.screening import ScreeningSection
 
 __all__ = ["screen_command"]
 
-_COLUMNS = ("id", "verdict", "abnormality", "p_value", "p_floor", "reasons")
+_COLUMNS = (
+    "id",
+    "verdict",
+    "abnormality",
+    "p_value",
+    "p_floor",
+    "components",
+    "volume_cc",
+    "largest_share",
+    "reasons",
+)
+_DRIFT = ("date", "online_p", "wealth", "alarm")
 
 
 def screen_command(
@@ -28,6 +44,18 @@ def screen_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="CSV of a table's results.")
     ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The scan's group, where the profile is calibrated by group.")
+    ] = None,
+    drift: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Watch for drift over a table ordered by this date column.")
+    ] = None,
+    monitor: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the drift monitor here and go on with it next time.")
+    ] = None,
+    drift_level: Annotated[
+        float, typer.Option(metavar="A", help="Chance of a false drift alarm over the whole future.")
+    ] = 0.01,
     modality: Modality = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -36,26 +64,45 @@ def screen_command(
     """Say whether a scan is like those the segmenter was made for: abnormality, p-value, and why.
 
     Give one scan with -i and -m, or a table with the columns id, image and mask and -o for one row a scan.
+    A table that was interrupted goes on where it stopped. With --drift the rows are taken in order of
+    time, and an alarm says when they stop being like those calibrated on.
     """
     from anatrust.pipeline.profile import Profile
-    from anatrust.pipeline.screening import screen_scan
 
     section = Profile.load(profile).screening
     if section is None:
         raise InputError(f"{profile.name} has no screening section: fit it on rows that say outlier = false")
-    asked = modality or section.modality
     if cohort is not None:
-        if scan is not None or mask is not None or out is None:
-            raise InputError("a table is screened with -o FILE.csv, and without -i and -m")
-        return _table(cohort, section, asked, out, quiet)
+        if scan is not None or mask is not None or out is None or group is not None:
+            raise InputError("a table is screened with -o FILE.csv, and without -i, -m and --group")
+        return _table(cohort, section, modality, out, quiet, drift, monitor, drift_level)
     if scan is None or mask is None:
         raise InputError("give one scan with -i and its mask with -m, or a table with -o")
-    from anatrust.image.read import read_mask, read_scan
+    if drift is not None or monitor is not None:
+        raise InputError("drift is watched over a table: give COHORT.csv and -o FILE.csv")
+    return _one(scan, mask, section, modality, group, json, quiet)
 
-    image = read_scan(scan, modality=asked)
-    screening, why = screen_scan(section, image, read_mask(mask, reference=image.grid))
+
+def _one(
+    scan: Path, mask: Path, section: ScreeningSection, modality: str | None, group: str | None, json: bool, quiet: bool
+) -> int:
+    from anatrust.image.read import read_mask, read_scan
+    from anatrust.pipeline.finding import worst
+    from anatrust.pipeline.inspect import inspect_scan
+    from anatrust.pipeline.screening import screen_scan
+
+    image = read_scan(scan, modality=modality or section.modality)
+    labels = read_mask(mask, reference=image.grid)
+    findings = inspect_scan(image, labels)
+    if worst(findings) == "error":
+        raise InputError("; ".join(f.sentence for f in findings if f.severity == "error"))
+    screening, why = screen_scan(section, image, labels, group=group)
     if json:
-        told = screening.to_json() | {"identifier": image.identifier, "explanation": why.to_json() if why else None}
+        told = screening.to_json() | {
+            "identifier": image.identifier,
+            "explanation": why.to_json() if why else None,
+            "findings": [f.sentence for f in findings],
+        }
         typer.echo(json_module.dumps(told, indent=2))
     elif not quiet:
         typer.echo(f"{screening.verdict.upper().replace('_', ' ')}  {image.identifier}")
@@ -63,16 +110,35 @@ def screen_command(
         if why is not None:
             names = ", ".join(f"{name} {drop:+.2g}" for name, drop in why.levels[:3])
             typer.echo(f"  - what drives it, by group of features: {names}")
+        for finding in findings:
+            typer.echo(f"  - input gate: {finding.sentence}")
     return 0
 
 
-def _table(cohort: Path, section: Any, modality: str | None, out: Path, quiet: bool) -> int:
+def _table(
+    cohort: Path,
+    section: ScreeningSection,
+    modality: str | None,
+    out: Path,
+    quiet: bool,
+    drift: str | None,
+    monitor: Path | None,
+    level: float,
+) -> int:
     from anatrust.image.atomic import replacing
-    from anatrust.image.read import read_mask, read_scan
     from anatrust.pipeline.cohort import Cohort
-    from anatrust.pipeline.screening import screen_scan
+    from anatrust.pipeline.screen_cohort import Drift, by_date, screen_cohort
 
-    rows = Cohort.read(cohort)
+    if monitor is not None and drift is None:
+        raise InputError("a drift monitor needs --drift COLUMN, the date by which the table is ordered")
+    if not out.parent.is_dir():
+        raise InputError(f"cannot write {out}: its folder does not exist")
+    table = Cohort.read(cohort)
+    watch = None
+    if drift is not None:
+        table, watch = by_date(table, drift), Drift(section, file=monitor, level=level)
+    rows = out.with_name(out.name + ".rows")
+    rows.mkdir(exist_ok=True)
     counts: dict[str, int] = {}
     with (
         progress_bar(quiet) as progress,
@@ -80,25 +146,39 @@ def _table(cohort: Path, section: Any, modality: str | None, out: Path, quiet: b
         part.open("w", encoding="utf-8", newline="") as handle,
     ):
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for done, row in enumerate(rows):
-            if progress:
-                progress("screen", done, len(rows))
-            try:
-                if row.mask is None:
-                    raise InputError("the mask is missing")
-                image = read_scan(row.image, modality=modality)
-                screening, _ = screen_scan(section, image, read_mask(row.mask, reference=image.grid))
-            except AnatrustError as error:
-                # A table is for audits: one scan that cannot be read is a row of its own, never a lost run.
-                verdict, cells = "unreadable", ["", "", "", str(error)]
-            else:
-                verdict = screening.verdict
-                numbers = (screening.abnormality, screening.p_value, screening.p_floor)
-                cells = ["" if v is None else f"{v:.6g}" for v in numbers] + ["; ".join(screening.reasons)]
-            counts[verdict] = counts.get(verdict, 0) + 1
-            writer.writerow([row.id, verdict, *cells])
+        writer.writerow(_COLUMNS if drift is None else (*_COLUMNS[:-1], *_DRIFT, _COLUMNS[-1]))
+        found = screen_cohort(section, table, modality=modality, cache=rows, drift=watch, progress=progress)
+        for screened in found:
+            counts[screened.verdict] = counts.get(screened.verdict, 0) + 1
+            writer.writerow(_cells(screened, drift))
+    if watch is not None:
+        watch.save()
+    shutil.rmtree(rows, ignore_errors=True)
     if not quiet:
         listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))
         typer.echo(f"Wrote {out}: {listed}")
+        if watch is not None:
+            words = "ALARM: the scans are no longer like those calibrated on" if watch.monitor.alarm else "no alarm"
+            typer.echo(
+                f"Drift: {words} (largest wealth {watch.monitor.largest:.3g}, alarm at {1 / level:.3g}; a false alarm"
+                f" ever has a chance of at most {level:g})"
+            )
     return 0
+
+
+def _cells(screened: ScreenedRow, drift: str | None) -> list[str]:
+    """One line of the table; absent numbers are empty cells."""
+    found, mask, step = screened.screening, screened.mask, screened.step
+    numbers: list[float | None] = [None] * 3
+    if found is not None:
+        numbers = [found.abnormality, found.p_value, found.p_floor]
+    drawn: list[float | None] = [None] * 3
+    if mask is not None:
+        drawn = [mask.components, mask.volume, mask.largest_share]
+    cells = [screened.row.id, screened.verdict, *("" if v is None else f"{v:.6g}" for v in (*numbers, *drawn))]
+    if drift is not None:
+        cells += [screened.row.metadata.get(drift, "")]
+        cells += (
+            ["", "", ""] if step is None else [f"{step.p_value:.6g}", f"{step.wealth:.6g}", str(step.alarm).lower()]
+        )
+    return [*cells, "; ".join(screened.reasons)]

@@ -1,5 +1,6 @@
 """May this model be used on this scan? Features of anchored crops, detectors and conformal screening."""
 
+from anatrust.ood.acquisition import contrast_group, harmonised, kernel_group, manufacturer_group
 from anatrust.ood.crops import Crops, CropSettings, NoPrediction, anchored_crops
 from anatrust.ood.detectors import Detector, detector_names, make_detector
 from anatrust.ood.drift import DriftMonitor, DriftStep
@@ -14,9 +15,15 @@ from anatrust.ood.features import (
 )
 from anatrust.ood.logit_scores import crop_boxes, logit_map, pooled_score, roi_scores
 from anatrust.ood.persistence import screener_from_arrays, screener_to_arrays
+from anatrust.ood.radiomics import RadiomicsFeatures
+from anatrust.ood.regimes import RegimeScores, regime_scores
 from anatrust.ood.screen import Screener, Screening, fit_screener, patients_for_rate
+from anatrust.ood.splits import ScanKey, ScreeningSplit, draw_split
+from anatrust.ood.synthetic import SHIFTS, SYNTHETIC_OUTLIERS, shifted
 
 __all__ = [
+    "SHIFTS",
+    "SYNTHETIC_OUTLIERS",
     "CropSettings",
     "Crops",
     "DescriptorFeatures",
@@ -27,22 +34,33 @@ __all__ = [
     "FeatureExtractor",
     "HistogramFeatures",
     "NoPrediction",
+    "RadiomicsFeatures",
+    "RegimeScores",
     "ScanFeatures",
+    "ScanKey",
     "Screener",
     "Screening",
+    "ScreeningSplit",
     "anchored_crops",
+    "contrast_group",
     "crop_boxes",
     "describe",
     "detector_names",
+    "draw_split",
     "explain",
     "fit_screener",
+    "harmonised",
     "joined",
+    "kernel_group",
     "logit_map",
     "make_detector",
+    "manufacturer_group",
     "patients_for_rate",
     "permutation_importance",
     "pooled_score",
+    "regime_scores",
     "roi_scores",
     "screener_from_arrays",
     "screener_to_arrays",
+    "shifted",
 ]

@@ -144,7 +144,7 @@ class RadiomicsFeatures:
 def _measured(
     values: npt.NDArray[np.float32], marked: npt.NDArray[np.bool_], bins: int, families: tuple[str, ...]
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """mirp's features of each family, in the order of its columns."""
+    """Mirp's features of each family, in the order of its columns."""
     try:
         from mirp import extract_features
     except ImportError:

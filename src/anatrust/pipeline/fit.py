@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anatrust.errors import InputError
 from anatrust.pipeline.case import Names
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit_rejection import Progress, fit_rejection
+from anatrust.pipeline.fit_screening import fit_screening
 from anatrust.pipeline.fit_sets import fit_sets
 from anatrust.pipeline.profile import Profile
-from anatrust.pipeline.screening import fit_screening
+from anatrust.pipeline.screening_features import Description
 from anatrust.rejection.settings import RejectionSettings
 
 __all__ = ["fit"]
@@ -28,6 +29,10 @@ def fit(
     alpha: float = 0.10,
     assurance: float | None = None,
     flag_rate: float = 0.05,
+    screening: Description | None = None,
+    detectors: Sequence[str] | None = None,
+    synthetic_outliers: bool = False,
+    by_group: bool = False,
     seed: int = 0,
     cache: str | Path | None = None,
     progress: Progress | None = None,
@@ -56,6 +61,9 @@ def fit(
         Names of the labels in the ``anatomy`` column, see `label_table`.
     flag_rate
         Share of usual scans that screening may call strange.
+    screening, detectors, synthetic_outliers, by_group
+        What screening measures, with which detectors, whether it makes strange scans of usual ones, and
+        whether it calibrates by group: see `fit_screening`.
     alpha, assurance
         Promised mean error of the sets; δ promises it with confidence 1 - δ over calibrations.
     seed
@@ -96,7 +104,7 @@ def fit(
         )
     notes: list[str] = []
     keys: list[str] = []
-    rejection = sets = screening = None
+    rejection = sets = screened_section = None
     if healthy:
         found = fit_rejection(
             cohort,
@@ -130,9 +138,19 @@ def fit(
         notes.append("sets: no row with a lesion has a truth")
     if screened:
         asked = fit_screening(
-            cohort, flag_rate=flag_rate, modality=modality, seed=seed, cache=folder, progress=progress, warn=warn
+            cohort,
+            flag_rate=flag_rate,
+            modality=modality,
+            description=screening,
+            detectors=detectors,
+            synthetic_outliers=synthetic_outliers,
+            by_group=by_group,
+            seed=seed,
+            cache=folder,
+            progress=progress,
+            warn=warn,
         )
-        screening = asked.section
+        screened_section = asked.section
         keys += asked.keys
         notes += asked.notes
     else:
@@ -143,6 +161,6 @@ def fit(
         cohort_hash=hashlib.sha256("".join(sorted(keys)).encode()).hexdigest(),
         rejection=rejection,
         sets=sets,
-        screening=screening,
+        screening=screened_section,
         not_fitted=tuple(notes),
     )

@@ -184,7 +184,8 @@ class Profile:
             screener = self.screening.screener
             lines.append(
                 f"screening: {len(screener.fit_patients)} patients fitted on, {screener.n_calibration} calibrated on, "
-                f"flags {screener.flag_rate:g} of usual scans"
+                f"flags {screener.flag_rate:g} of usual scans; {self.screening.measured.kind}, "
+                f"{' and '.join(detector.name for detector in screener.detectors)}"
             )
         return [*lines, *self.not_fitted]
 

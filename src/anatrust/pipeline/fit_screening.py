@@ -1,0 +1,191 @@
+"""Fitting screening on a cohort's usual and strange scans, or on usual ones and what is made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anatrust.errors import AnatrustError, InputError
+from anatrust.image.read import read_mask, read_scan
+from anatrust.ood.crops import NoPrediction
+from anatrust.ood.detectors import detector_names, make_detector
+from anatrust.ood.features import ScanFeatures
+from anatrust.ood.screen import fit_screener, patients_for_rate
+from anatrust.ood.synthetic import SYNTHETIC_OUTLIERS, shifted
+from anatrust.pipeline.cohort import Cohort, CohortRow
+from anatrust.pipeline.screening import ScreeningSection
+from anatrust.pipeline.screening_features import Description, FeatureCache, Refused, make_description, row_features
+
+__all__ = ["FittedScreening", "fit_screening"]
+
+_MOST_FITTED = 40
+_LEAST_OUTLIERS = 10
+_LEAST_FITTED = 5
+Progress = Callable[[str, int, int], None]
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedScreening:
+    """The section, the content keys of the scans it rests on, and what could not be fitted."""
+
+    section: ScreeningSection | None
+    keys: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def fit_screening(
+    cohort: Cohort,
+    *,
+    flag_rate: float = 0.05,
+    modality: str | None = None,
+    description: Description | None = None,
+    detectors: Sequence[str] | None = None,
+    synthetic_outliers: bool = False,
+    by_group: bool = False,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    warn: Warn | None = None,
+) -> FittedScreening:
+    """Fit screening on the rows that say ``outlier = false`` (usual) and ``true`` (strange), with masks.
+
+    Usual patients are split once, by seed: some are fitted on, and at least ``1/flag_rate - 1`` others
+    calibrate. With ten strange scans or more a random forest and a Mahalanobis distance are combined by
+    rank; else the Mahalanobis distance, which needs usual scans only, stands alone.
+
+    Parameters
+    ----------
+    cohort
+        The table. A strange patient who is also a usual one is never learnt from as strange if calibrated on.
+    flag_rate, modality, seed
+        Share of usual scans that may be flagged; of all scans; of the split.
+    description
+        What is measured; the embedded local descriptors if None.
+    detectors
+        Names of detectors to fit instead; several are combined by rank, never the best one picked.
+    synthetic_outliers
+        Make strange scans of the usual ones that are fitted on, one each, by `SYNTHETIC_OUTLIERS` in turn. They
+        are no substitute for real ones: the profile says how many were made.
+    by_group
+        Calibrate within each ``group`` of the table (each needs ``1/flag_rate - 1`` patients).
+    cache
+        Folder of a `FeatureCache`; None keeps nothing.
+    progress, warn
+        Told ``(stage, done, total)``, and one line for each scan that is left out.
+
+    Guarantee
+    ---------
+    That of `Screener`: fitting and calibration share no patient.
+    """
+    rows = [row for row in cohort if row.outlier is not None and row.mask is not None]
+    if not any(row.outlier is False for row in rows):
+        return FittedScreening(None, (), ("screening: no row with a mask says outlier = false",))
+    unknown = [name for name in detectors or () if name not in detector_names()]
+    if unknown:
+        raise InputError(f"there is no detector {unknown[0]!r}: choose some of {', '.join(detector_names())}")
+    description = description or make_description()
+    store = None if cache is None else FeatureCache(cache)
+    found = _measured(rows, description, modality, store, progress, warn)
+    usual = [(row, features) for row, features in found if row.outlier is False]
+    patients = [*dict.fromkeys(row.patient for row, _ in usual)]
+    chosen = _chosen(patients, flag_rate, seed)
+    if chosen is None:
+        words = f"screening: {len(patients)} usual patients with a prediction are too few to fit and calibrate"
+        return FittedScreening(None, (), (words,))
+    fitted = [(row, features) for row, features in usual if row.patient in chosen]
+    held = [(row, features) for row, features in usual if row.patient not in chosen]
+    calibrated = {row.patient for row, _ in held}
+    strange = [features for row, features in found if row.outlier and row.patient not in calibrated]
+    made: Counter[str] = Counter()
+    if synthetic_outliers:
+        kinds = list(SYNTHETIC_OUTLIERS)
+        for number, (row, _) in enumerate(fitted):
+            if progress:
+                progress("making strange scans", number, len(fitted))
+            kind = kinds[number % len(kinds)]
+            features = _made(row, kind, description, modality, seed)
+            if features is not None:
+                strange.append(features)
+                made[kind] += 1
+    names = tuple(detectors or (("forest", "mahalanobis") if len(strange) >= _LEAST_OUTLIERS else ("mahalanobis",)))
+    taught = any(make_detector(name).needs_outliers for name in names)
+    if taught and len(strange) < 2:
+        raise InputError(
+            f"{' and '.join(names)} learn from strange scans, there are {len(strange)}: mark some as outlier"
+        )
+    screener = fit_screener(
+        [make_detector(name) for name in names],
+        [features for _, features in fitted],
+        [row.patient for row, _ in fitted],
+        strange if taught else (),
+        flag_rate=flag_rate,
+        seed=seed,
+    ).conformalize(
+        [features for _, features in held],
+        [row.patient for row, _ in held],
+        groups=[row.group for row, _ in held] if by_group else None,
+    )
+    notes = [
+        f"screening: {scores.size} calibration patients{f' of group {group!r}' if group else ''} cannot flag at "
+        f"{flag_rate:g}; {patients_for_rate(flag_rate)} are needed beside {len(chosen)} to fit on"
+        for group, scores in (screener.calibration or {}).items()
+        if scores.size < patients_for_rate(flag_rate)
+    ]
+    if strange and not taught and not detectors:
+        notes.append(f"screening: {len(strange)} strange scans are too few to learn from, {_LEAST_OUTLIERS} are needed")
+    if made:
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(made.items()))
+        notes.append(f"screening: {sum(made.values())} of its strange scans were made from usual ones ({listed})")
+    keys = FeatureCache(Path())
+    section = ScreeningSection(screener, description.crops, modality, description, dict(made))
+    return FittedScreening(section, tuple(keys.key(row, description, modality) for row, _ in found), tuple(notes))
+
+
+def _chosen(patients: Sequence[str], flag_rate: float, seed: int) -> set[str] | None:
+    """The usual patients to fit on; None where there are too few."""
+    count = min(_MOST_FITTED, len(patients) - patients_for_rate(flag_rate))
+    count = max(count, min(_LEAST_FITTED, len(patients) - 1))
+    if count < _LEAST_FITTED:
+        return None
+    order = np.random.default_rng(seed).permutation(len(patients))
+    return {patients[k] for k in order[:count]}
+
+
+def _measured(
+    rows: Sequence[CohortRow],
+    description: Description,
+    modality: str | None,
+    cache: FeatureCache | None,
+    progress: Progress | None,
+    warn: Warn | None,
+) -> list[tuple[CohortRow, ScanFeatures]]:
+    """Rows and their features; those that cannot be used are told and left out."""
+    found = []
+    for done, row in enumerate(rows):
+        if progress:
+            progress("screening", done, len(rows))
+        try:
+            features = row_features(row, description, modality=modality, cache=cache)
+            if isinstance(features, Refused | NoPrediction):
+                raise InputError(features.reason)
+        except AnatrustError as error:
+            if warn:
+                warn(f"row {row.number}: left out of the screening, {error}")
+            continue
+        found.append((row, features))
+    return found
+
+
+def _made(row: CohortRow, kind: str, description: Description, modality: str | None, seed: int) -> ScanFeatures | None:
+    """Features of a usual scan after a shift; None where nothing is marked any more."""
+    if row.mask is None:
+        return None
+    scan = read_scan(row.image, modality=modality)
+    changed, marks = shifted(scan, read_mask(row.mask, reference=scan.grid), kind, SYNTHETIC_OUTLIERS[kind], seed=seed)
+    features = description.of(changed, marks)
+    return None if isinstance(features, NoPrediction) else features

@@ -1,0 +1,270 @@
+"""What screening measures in a scan: local descriptors, a histogram, radiomics, or the stages of a network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust._version import __version__
+from anatrust.errors import FormatError, InputError
+from anatrust.image.atomic import replacing
+from anatrust.image.orientation import canonical
+from anatrust.image.read import read_mask, read_scan
+from anatrust.image.volumes import LabelMap, Mask, Scan
+from anatrust.ood.crops import Crops, CropSettings, NoPrediction, anchored_crops
+from anatrust.ood.features import DescriptorFeatures, FeatureExtractor, HistogramFeatures, ScanFeatures, describe
+from anatrust.ood.radiomics import RadiomicsFeatures
+from anatrust.pipeline.case import content_hash
+from anatrust.pipeline.cohort import CohortRow
+from anatrust.pipeline.finding import Finding, worst
+from anatrust.pipeline.inspect import inspect_scan
+
+if TYPE_CHECKING:
+    from anatrust.models.stage_encoders import LoadedEncoder
+
+__all__ = ["Description", "FeatureCache", "Refused", "crops_of", "make_description", "row_features", "scan_name"]
+
+_CACHE_SCHEMA = 2
+Kind = Literal["descriptors", "histogram", "radiomics", "encoder"]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The input gate found an error: the scan is not screened at all."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def reason(self) -> str:
+        """The first error in words."""
+        return next(f.sentence for f in self.findings if f.severity == "error")
+
+
+def scan_name(scan: Scan) -> str:
+    """A name made of the voxels alone, the same under any file name and storage order.
+
+    It seeds the crops, so no name of a person or file enters a profile.
+    """
+    array, _ = canonical(scan.array, scan.grid)
+    own = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return f"scan {own.hexdigest()[:12]}"
+
+
+def crops_of(scan: Scan, labels: LabelMap, crops: CropSettings) -> Crops | NoPrediction:
+    """The crops around everything the mask marks, the same at every call."""
+    mask = Mask(np.asarray(labels.array != 0), scan.grid)
+    return anchored_crops(scan, mask, crops, identifier=scan_name(scan))
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """How a scan becomes numbers; part of a profile, encoder included.
+
+    Parameters
+    ----------
+    kind
+        ``"descriptors"`` (embedded, default), ``"histogram"``, ``"radiomics"`` or ``"encoder"``.
+    crops
+        How crops are drawn and scaled; radiomics takes spacing and scaling from it.
+    encoder
+        The network for ``"encoder"``.
+    """
+
+    kind: Kind
+    crops: CropSettings
+    encoder: LoadedEncoder | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind) or (self.kind == "encoder") != (self.encoder is not None):
+            raise InputError(
+                f"screening measures {', '.join(get_args(Kind))}; the last needs a network, not {self.kind!r}"
+            )
+
+    @cached_property
+    def _extractor(self) -> FeatureExtractor:
+        if self.encoder is not None:
+            return self.encoder.features
+        return HistogramFeatures() if self.kind == "histogram" else DescriptorFeatures()
+
+    @cached_property
+    def _radiomics(self) -> RadiomicsFeatures:
+        return RadiomicsFeatures(self.crops.spacing, intensity=self.crops.intensity, window=self.crops.window)
+
+    @property
+    def identity(self) -> str:
+        """Exact description: equal strings give equal features."""
+        own = self._radiomics if self.kind == "radiomics" else self._extractor
+        return f"{own.identity} of crops {json.dumps(self.crops.to_json(), sort_keys=True)}"
+
+    def of(self, scan: Scan, labels: LabelMap) -> ScanFeatures | NoPrediction:
+        """Features of one scan around everything its mask marks."""
+        if self.kind == "radiomics":
+            mask = Mask(np.asarray(labels.array != 0), scan.grid)
+            found = self._radiomics.of(scan, mask, identifier=scan_name(scan))
+            return found if isinstance(found, NoPrediction) else replace(found, identity=self.identity)
+        drawn = crops_of(scan, labels, self.crops)
+        return drawn if isinstance(drawn, NoPrediction) else describe(drawn, self._extractor)
+
+    def to_arrays(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """JSON values and plain arrays for a profile."""
+        if self.encoder is None:
+            return {"kind": self.kind}, {}
+        from anatrust.models.stage_encoders import encoder_to_arrays
+
+        document, arrays = encoder_to_arrays(self.encoder)
+        return {"kind": self.kind, "encoder": document}, {f"encoder.{name}": value for name, value in arrays.items()}
+
+    @classmethod
+    def from_arrays(
+        cls, plain: Mapping[str, Any], crops: CropSettings, arrays: Mapping[str, npt.NDArray[Any]]
+    ) -> Description:
+        """The description :meth:`to_arrays` wrote.
+
+        Raises
+        ------
+        FormatError
+            If the network is damaged or of a newer kind.
+        """
+        if plain["kind"] != "encoder":
+            return cls(plain["kind"], crops)
+        from anatrust.models.stage_encoders import encoder_from_arrays
+
+        own = {n.removeprefix("encoder."): value for n, value in arrays.items() if n.startswith("encoder.")}
+        return cls("encoder", crops, encoder_from_arrays(plain["encoder"], own))
+
+
+def make_description(features: str | Path = "descriptors", crops: CropSettings | None = None) -> Description:
+    """What to measure, by name or by the folder of a network.
+
+    Parameters
+    ----------
+    features
+        ``"descriptors"``, ``"histogram"``, ``"radiomics"`` (extra of that name), or a folder that
+        :func:`~anatrust.models.stage_encoders.load_encoder` reads (extra ``deep``).
+    crops
+        How crops are drawn. For a network the intensity rule (and its window) becomes its own unless
+        another rule than ``"auto"`` was chosen.
+
+    Raises
+    ------
+    InputError
+        If there is no such name or folder.
+    """
+    crops = crops or CropSettings()
+    for kind in get_args(Kind)[:3]:
+        if str(features) == kind:
+            return Description(kind, crops)
+    if not Path(features).is_dir():
+        raise InputError(
+            f"screening cannot measure {str(features)!r}: give descriptors, histogram, radiomics or a folder"
+        )
+    from anatrust.models.stage_encoders import load_encoder
+
+    encoder = load_encoder(features)
+    if crops.intensity == "auto":
+        crops = replace(crops, intensity=encoder.intensity, window=encoder.window or crops.window)  # type: ignore[arg-type]
+    return Description("encoder", crops, encoder)
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Features of scans on disk, one file a scan, named by what they were made from.
+
+    Each file is written whole or not at all, so a killed run goes on where it stopped, and several
+    processes may share a folder. Its header says from which bytes, with which description and by which
+    version it was made; a file that is damaged or says otherwise is made again. No pickle.
+    """
+
+    folder: Path
+
+    def key(self, row: CohortRow, description: Description, modality: str | None) -> str:
+        """A name of the row's bytes, the description and this version."""
+        return hashlib.sha256(json.dumps(self._header(row, description, modality), sort_keys=True).encode()).hexdigest()
+
+    def _header(self, row: CohortRow, description: Description, modality: str | None) -> dict[str, Any]:
+        return {
+            "schema": _CACHE_SCHEMA,
+            "anatrust": __version__,
+            "image": content_hash(row.image),
+            "mask": None if row.mask is None else content_hash(row.mask),
+            "description": description.identity,
+            "modality": modality,
+        }
+
+    def read(
+        self, row: CohortRow, description: Description, modality: str | None
+    ) -> ScanFeatures | NoPrediction | None:
+        """What is kept of this row; None where nothing (usable) is."""
+        file = self.folder / f"screening-{self.key(row, description, modality)}.npz"
+        try:
+            with file.open("rb") as handle, np.load(handle, allow_pickle=False) as kept:
+                arrays = dict(kept)
+            provenance = json.loads(arrays.pop("provenance").tobytes())
+            nothing = provenance.pop("no_prediction", None)
+            if provenance != self._header(row, description, modality):
+                return None
+            return NoPrediction(*nothing) if nothing else ScanFeatures.from_arrays(arrays)
+        except (
+            FormatError,
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            BadZipFile,
+            zlib.error,
+        ):
+            return None
+
+    def write(
+        self, row: CohortRow, description: Description, modality: str | None, found: ScanFeatures | NoPrediction
+    ) -> None:
+        """Keep what was found."""
+        provenance = self._header(row, description, modality)
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        if isinstance(found, NoPrediction):
+            provenance["no_prediction"] = [found.identifier, found.reason]
+        else:
+            arrays = found.to_arrays()
+        arrays["provenance"] = np.frombuffer(json.dumps(provenance, sort_keys=True).encode(), dtype=np.uint8)
+        file = self.folder / f"screening-{self.key(row, description, modality)}.npz"
+        with replacing(file) as part, part.open("wb") as handle:
+            np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+def row_features(
+    row: CohortRow, description: Description, *, modality: str | None = None, cache: FeatureCache | None = None
+) -> ScanFeatures | NoPrediction | Refused:
+    """Features of one row of a cohort, from the cache where they are.
+
+    A row known to be an outlier passes the input gate whatever it finds: it is there because it is strange.
+
+    Raises
+    ------
+    AnatrustError
+        If a file cannot be read or the mask is missing.
+    """
+    if row.mask is None:
+        raise InputError("the mask is missing: screening looks where the segmenter drew")
+    if cache is not None and (kept := cache.read(row, description, modality)) is not None:
+        return kept
+    scan = read_scan(row.image, modality=modality)
+    labels = read_mask(row.mask, reference=scan.grid)
+    findings = tuple(inspect_scan(scan, labels))
+    if not row.outlier and worst(findings) == "error":
+        return Refused(findings)
+    found = description.of(scan, labels)
+    if cache is not None:
+        cache.write(row, description, modality, found)
+    return found

@@ -1,0 +1,222 @@
+"""What screening can be made of: networks, radiomics, made-up strange scans, groups; caches, tables and drift."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from anatrust.cli.main import run
+from anatrust.errors import FormatError, InputError
+from anatrust.image import read_mask, read_scan, write_scan
+from anatrust.image.grid import Grid
+from anatrust.image.volumes import Mask, Scan
+from anatrust.image.write import write_mask
+from anatrust.ood.crops import CropSettings
+from anatrust.ood.features import ScanFeatures
+from anatrust.pipeline.cohort import Cohort
+from anatrust.pipeline.fit import fit
+from anatrust.pipeline.fit_screening import fit_screening
+from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.screening import screen_scan
+from anatrust.pipeline.screening_features import FeatureCache, Refused, make_description, row_features
+
+GRID = Grid((40, 36), np.eye(4))
+SMALL = CropSettings(edge=32, draws=4)
+
+
+def write_patient(folder: Path, number: int, *, gain: float = 1.0, smooth: float = 2.0) -> None:
+    rng = np.random.default_rng([29, number])
+    x, y = np.indices(GRID.shape)
+    inside = (x - rng.uniform(15, 25)) ** 2 + (y - rng.uniform(13, 23)) ** 2 < 40
+    noise = gaussian_filter(rng.normal(size=GRID.shape), smooth)
+    image = (100 + 40 * inside + 20 * noise / noise.std()) * gain
+    write_scan(folder / f"{number}-scan.nii.gz", Scan(image.astype(np.float32), GRID))
+    write_mask(folder / f"{number}-mask.nii.gz", Mask(inside, GRID))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("scans")
+    for number in range(60):
+        write_patient(made, number, smooth=0.3 if number >= 45 else 2.0)
+    return made
+
+
+def table(folder: Path, rows: list[dict[str, object]], name: str = "cohort.csv") -> Path:
+    columns = ["id", "image", "mask", "patient", "group", "outlier", "date"]
+    with (folder / name).open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, restval="")
+        writer.writeheader()
+        for row in rows:
+            n = row["n"]
+            given = {"id": n, "image": f"{n}-scan.nii.gz", "mask": f"{n}-mask.nii.gz"}
+            writer.writerow(given | {k: v for k, v in row.items() if k != "n"})
+    return folder / name
+
+
+def usual(count: int, **more: object) -> list[dict[str, object]]:
+    return [{"n": n, "outlier": "false", **more} for n in range(count)]
+
+
+def verdict_of(profile: Profile, folder: Path, number: int, group: str | None = None) -> str:
+    assert profile.screening is not None
+    scan = read_scan(folder / f"{number}-scan.nii.gz")
+    labels = read_mask(folder / f"{number}-mask.nii.gz", reference=scan.grid)
+    return screen_scan(profile.screening, scan, labels, group=group)[0].verdict
+
+
+def test_a_network_goes_along_in_the_profile(folder: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from anatrust.models.unet import UNet, UNetConfig
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    UNet(UNetConfig(2, ("background", "a"), (4, 8))).save(tmp_path / "net")
+    description = make_description(tmp_path / "net", SMALL)
+    assert description.crops.intensity == "zscore"
+    profile = fit(Cohort.read(table(folder, usual(30))), flag_rate=0.1, screening=description)
+    profile.save(tmp_path / "p.profile")
+    (tmp_path / "net").rename(tmp_path / "gone")
+    elsewhere = tmp_path / "other"
+    elsewhere.mkdir()
+    (tmp_path / "p.profile").rename(elsewhere / "q.profile")
+    assert verdict_of(Profile.load(elsewhere / "q.profile"), folder, 50) == "strange"
+    one = ["-i", str(folder / "50-scan.nii.gz"), "-m", str(folder / "50-mask.nii.gz")]
+    command = [sys.executable, "-m", "anatrust", "screen", "--profile", "q.profile", *one]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.startswith("STRANGE")
+    assert profile.screening is not None
+    document, arrays = profile.screening.to_arrays()
+    arrays = {n: v + 1 if n == "encoder.stages.0.0.weight" else v for n, v in arrays.items()}
+    with pytest.raises(FormatError, match="other weights"):
+        type(profile.screening).from_arrays(document, arrays)
+
+
+def test_radiomics_of_the_mask(folder: Path) -> None:
+    pytest.importorskip("mirp")
+    description = make_description("radiomics")
+    rows = Cohort.read(table(folder, [{"n": 1}, {"n": 50}]))
+    one, other = (row_features(row, description) for row in rows)
+    assert isinstance(one, ScanFeatures)
+    assert isinstance(other, ScanFeatures)
+    assert one.values.shape[0] == 1
+    assert dict(one.levels)["glcm"] == 25
+    assert one.identity == other.identity == description.identity
+    again = row_features(rows.rows[0], description)
+    assert isinstance(again, ScanFeatures)
+    np.testing.assert_array_equal(one.values, again.values)
+    # Fine-grained noise has more texture contrast than smooth tissue, on the same scale.
+    assert not np.allclose(one.values, other.values, rtol=0.05)
+
+
+def test_strange_scans_are_made_where_there_are_none(folder: Path) -> None:
+    cohort = Cohort.read(table(folder, usual(35)))
+    fitted = fit_screening(cohort, flag_rate=0.1, synthetic_outliers=True, description=make_description(crops=SMALL))
+    assert fitted.section is not None
+    assert {d.name for d in fitted.section.screener.detectors} == {"forest", "mahalanobis"}
+    made = fitted.section.synthetic
+    assert made is not None
+    assert sum(made.values()) == 26
+    assert any("26 of its strange scans were made from usual ones" in note for note in fitted.notes)
+    document, arrays = fitted.section.to_arrays()
+    assert type(fitted.section).from_arrays(document, arrays).synthetic == made
+    with pytest.raises(InputError, match="learn from strange"):
+        fit_screening(cohort, flag_rate=0.1, detectors=["forest"], description=make_description(crops=SMALL))
+    with pytest.raises(InputError, match="no detector"):
+        fit_screening(cohort, detectors=["magic"])
+    with pytest.raises(InputError, match="cannot measure"):
+        make_description("magic")
+
+
+def test_calibration_by_group(folder: Path) -> None:
+    rows = [{"n": n, "outlier": "false", "group": "AB"[n % 2]} for n in range(42)]
+    how = make_description(crops=SMALL)
+    fitted = fit_screening(Cohort.read(table(folder, rows)), flag_rate=0.1, by_group=True, description=how)
+    assert fitted.section is not None
+    assert set(fitted.section.screener.calibration or {}) == {"A", "B"}
+    assert any("of group" in note for note in fitted.notes)  # 9 in all, so neither group has 9
+    scan = read_scan(folder / "50-scan.nii.gz")
+    labels = read_mask(folder / "50-mask.nii.gz", reference=scan.grid)
+    each = [screen_scan(fitted.section, scan, labels, group=g)[0].p_value for g in "AB"]
+    assert screen_scan(fitted.section, scan, labels)[0].p_value == max(p for p in each if p is not None)
+    with pytest.raises(InputError, match="not calibrated"):
+        screen_scan(fitted.section, scan, labels, group="C")
+
+
+def test_the_cache_is_resumed_and_distrusts_what_it_reads(folder: Path, tmp_path: Path) -> None:
+    how = make_description("histogram", SMALL)
+    cache = FeatureCache(tmp_path)
+    row = next(iter(Cohort.read(table(folder, [{"n": 3}]))))
+    first = row_features(row, how, cache=cache)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", whole.replace(b'"anatrust"', b'"somebody"', 1)):
+        file.write_bytes(damage)
+        assert cache.read(row, how, None) is None
+        again = row_features(row, how, cache=cache)
+        assert isinstance(first, ScanFeatures)
+        assert isinstance(again, ScanFeatures)
+        np.testing.assert_array_equal(first.values, again.values)
+    assert cache.read(row, how, None) is not None
+    other = make_description("histogram", CropSettings(edge=64, draws=4))
+    assert cache.read(row, other, None) is None
+    assert cache.read(row, how, "CT") is None
+
+
+def test_the_gate_and_empty_masks_are_rows_of_their_own(folder: Path, tmp_path: Path) -> None:
+    fit(Cohort.read(table(folder, usual(30))), flag_rate=0.1, screening=make_description(crops=SMALL)).save(
+        tmp_path / "p.profile"
+    )
+    write_patient(tmp_path, 0)
+    write_mask(tmp_path / "0-mask.nii.gz", Mask(np.zeros(GRID.shape, bool), GRID))
+    write_patient(tmp_path, 1)
+    write_scan(tmp_path / "1-scan.nii.gz", Scan(np.full(GRID.shape, 7.0, np.float32), GRID))
+    write_patient(tmp_path, 2)
+    refused = row_features(next(iter(Cohort.read(table(tmp_path, [{"n": 1}])))), make_description(crops=SMALL))
+    assert isinstance(refused, Refused)
+    rows = table(tmp_path, [{"n": n} for n in range(3)])
+    assert (
+        run(["screen", str(rows), "--profile", str(tmp_path / "p.profile"), "-o", str(tmp_path / "r.csv"), "-q"]) == 0
+    )
+    with (tmp_path / "r.csv").open() as handle:
+        found = list(csv.DictReader(handle))
+    assert [r["verdict"] for r in found] == ["no_prediction", "refused", "usual"]
+    assert (found[0]["components"], found[0]["volume_cc"], found[0]["abnormality"]) == ("0", "0", "")
+    assert (found[2]["components"], found[2]["largest_share"]) == ("1", "1")
+    assert not (tmp_path / "r.csv.rows").exists()
+
+
+def test_drift_is_seen_over_time_and_the_monitor_goes_on(folder: Path, tmp_path: Path) -> None:
+    fit(Cohort.read(table(folder, usual(30))), flag_rate=0.1, screening=make_description(crops=SMALL)).save(
+        tmp_path / "p.profile"
+    )
+    later = [{"n": n, "date": f"2026-01-{n - 29:02d}"} for n in range(30, 45)]
+    noisy = [{"n": n, "date": f"2026-02-{n - 44:02d}"} for n in range(45, 60)]
+    base = ["--profile", str(tmp_path / "p.profile"), "--drift", "date", "--drift-level", "0.2", "-q"]
+
+    def steps(rows: list[dict[str, object]], *more: str) -> list[dict[str, str]]:
+        cohort = table(folder, rows, "drift.csv")
+        assert run(["screen", str(cohort), "-o", str(tmp_path / "d.csv"), *base, *more]) == 0
+        with (tmp_path / "d.csv").open() as handle:
+            return list(csv.DictReader(handle))
+
+    whole = steps((later + noisy)[::-1])  # the table's order does not matter, dates do
+    assert [r["date"] for r in whole] == sorted(r["date"] for r in whole)
+    assert whole[14]["alarm"] == "false"
+    assert whole[-1]["alarm"] == "true"
+    assert float(whole[-1]["online_p"]) < 0.7
+    monitor = ("--monitor", str(tmp_path / "m.npz"))
+    first, second = steps(later, *monitor), steps(noisy, *monitor)
+    assert [r["wealth"] for r in first + second] == [r["wealth"] for r in whole]
+    assert all(r["online_p"] == "" for r in steps(noisy[:2], *monitor))  # these patients are in already
+    wrong = [str(table(folder, [{"n": 30, "date": "soon"}], "drift.csv")), "-o", str(tmp_path / "d.csv"), *base]
+    assert run(["screen", *wrong]) == 2
+    (tmp_path / "m.npz").write_bytes(b"nothing")
+    good = str(table(folder, later, "drift.csv"))
+    assert run(["screen", good, "-o", str(tmp_path / "d.csv"), *base, *monitor]) == 2
