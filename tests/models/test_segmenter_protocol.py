@@ -124,7 +124,7 @@ def test_prompts_and_anchors_are_valid_or_not_at_all():
         {"mask": mask, "quality": 1.5},
         {"mask": None, "status": "missing", "quality": 0.5, "reasons": ("x",)},
     ):
-        with pytest.raises(InputError, match="liver|status"):
+        with pytest.raises(InputError, match=r"liver|status"):
             Anchor("liver", provider="labels", **wrong)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import interpolate
 
 from anatrust.errors import InputError
 from anatrust.models.encoders.weights import find_weights, load_frozen
@@ -98,7 +98,7 @@ class Sam2Parts(nn.Module):
         """Grey images in [0, 1], ``(B, H, W)``, as SAM 2 wants them: ``(B, 3, S, S)``, ImageNet scaling."""
         if images.ndim != 3:
             raise InputError(f"SAM 2 takes a stack of grey images (B, H, W), not {tuple(images.shape)}")
-        resized = F.interpolate(
+        resized = interpolate(
             images[:, None].float(), (self.size, self.size), mode="bilinear", align_corners=False, antialias=True
         )
         mean, deviation = self.get_buffer("mean"), self.get_buffer("deviation")
@@ -130,7 +130,7 @@ class Sam2Parts(nn.Module):
             ``(K, D)``; zero for an empty region.
         """
         _one(features)
-        weights = F.interpolate(masks[:, None].float(), features.coarse.shape[-2:], mode="area")[:, 0]
+        weights = interpolate(masks[:, None].float(), features.coarse.shape[-2:], mode="area")[:, 0]
         total = weights.flatten(1).sum(1)[:, None].clamp_min(1e-12)
         return torch.einsum("khw,chw->kc", weights, features.coarse[0].float()) / total
 
@@ -146,7 +146,7 @@ class Sam2Parts(nn.Module):
         """
         _one(features)
         config, count = self.model.config, len(masks)
-        full = F.interpolate(masks[:, None].to(self._dtype), (self.size, self.size), mode="bilinear", antialias=True)
+        full = interpolate(masks[:, None].to(self._dtype), (self.size, self.size), mode="bilinear", antialias=True)
         scaled = full * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
         maps, position = self.model.memory_encoder(features.coarse.expand(count, -1, -1, -1), scaled)
         _, pointers = self._decode(

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import normalize
 
 from anatrust.errors import InputError
 
@@ -144,7 +144,7 @@ class MemoryAttention(nn.Module):
         if self.config.similarity == "cosine":
             # Regions of one image share most of their features: what tells them apart is left once the mean is gone.
             centred = items - items.mean(0) if len(items) > 1 else items
-            scores = F.normalize(query, dim=1) @ F.normalize(centred, dim=1).T / self.config.temperature
+            scores = normalize(query, dim=1) @ normalize(centred, dim=1).T / self.config.temperature
         else:
             scores = query @ items.T / math.sqrt(self.config.width)
         weights = scores.softmax(dim=1)
@@ -203,7 +203,7 @@ def attention_health(attended: Attended, slots: Tensor | None = None) -> Attenti
     True
     """
     with torch.no_grad():
-        weights, query = attended.weights.float(), F.normalize(attended.query.float(), dim=1)
+        weights, query = attended.weights.float(), normalize(attended.query.float(), dim=1)
         entropy = torch.special.entr(weights).sum(1).mean()
         uniform = math.log(weights.shape[1]) if weights.shape[1] > 1 else 1.0
         right = (weights.argmax(1) == slots).float().mean() if slots is not None else torch.tensor(math.nan)

@@ -1,0 +1,282 @@
+"""A vision-language model of the Qwen family through transformers, without torchvision, with a ``<Seg>`` token.
+
+Written against transformers 5.23: its processor wants a video processor, which needs torchvision; ours does without,
+for pictures only. Everything is read from a folder or the local cache, safetensors alone, and nothing is sent anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anatrust.errors import FormatError, InputError
+from anatrust.models.encoders.weights import find_weights, load_frozen
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, ProcessorMixin
+
+__all__ = ["SEG", "LoraSettings", "VisionLanguageModel", "load_processor"]
+
+SEG = "<Seg>"
+"""One after each region named; its last hidden state asks for that region's mask."""
+
+# Model type in config.json: class of the model and of its processor.
+_FAMILIES = {
+    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor"),
+    "qwen3_vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLProcessor"),
+}
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters on the language model's attention; the vision tower stays as it is.
+
+    Parameters
+    ----------
+    rank, alpha, dropout
+        The paper's values (RAU, Table 5).
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
+            raise InputError("LoRA wants a rank and an alpha of at least 1 and a dropout from 0 to below 1")
+
+    def config(self, seg: int | None = None, *, tied: bool = False) -> Any:
+        """For peft; with ``seg`` the rows of that token are trained too, where the model reads and writes it.
+
+        ``tied``: whether both are one matrix, as in the smaller models of the family.
+        """
+        from peft import LoraConfig
+
+        rows = None if seg is None else {"embed_tokens": [seg]} | ({} if tied else {"lm_head": [seg]})
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=r".*language_model.*(q|k|v|o)_proj",
+            trainable_token_indices=rows,
+            task_type="CAUSAL_LM",
+        )
+
+
+def load_processor(folder: Path, model_type: str) -> ProcessorMixin:
+    """Tokenizer, chat template and picture preparation of a saved model, with ``<Seg>`` as a token.
+
+    ``<Seg>`` is an added token but no *special* one, because trainers decode answers without
+    special tokens and rewards would never see it.
+
+    Raises
+    ------
+    FormatError
+        If the folder lacks the tokenizer or the picture preparation.
+    """
+    import transformers
+    from transformers import AddedToken, AutoTokenizer
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    parent: Any = getattr(transformers, _FAMILIES[model_type][1])
+
+    class PictureProcessor(parent):  # type: ignore[misc]
+        """As the parent, but a video processor may be missing."""
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument is None and argument_name == "video_processor":
+                return None
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+    # Trainers save and print the class by its name.
+    PictureProcessor.__name__ = PictureProcessor.__qualname__ = parent.__name__
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        pictures = Qwen2VLImageProcessorPil.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FormatError(f"{folder.name} has no usable tokenizer or picture preparation ({reason})") from error
+    if tokenizer.chat_template is None:
+        raise FormatError(f"{folder.name} has no chat template: add its chat_template.jinja")
+    tokenizer.add_tokens([AddedToken(SEG, special=False, normalized=False)])
+    tokenizer.padding_side = "left"
+    processor: ProcessorMixin = PictureProcessor(pictures, tokenizer, None, chat_template=tokenizer.chat_template)
+    return processor
+
+
+class VisionLanguageModel:
+    """A model that reads pictures and words and writes words.
+
+    Parameters
+    ----------
+    model, processor
+        As loaded; the embedding already has a row for ``<Seg>``.
+    name
+        Folder or model name, for records.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel, processor: ProcessorMixin, name: str) -> None:
+        self.model: Any = model
+        self.processor: Any = processor
+        self.name = name
+        self.seg = int(self.processor.tokenizer.convert_tokens_to_ids(SEG))
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        adapter: str | Path | None = None,
+        four_bit: bool = False,
+        device: str = "cpu",
+    ) -> VisionLanguageModel:
+        """From a folder or the local Hugging Face cache, offline.
+
+        Parameters
+        ----------
+        source, revision
+            Folder, or model name and revision.
+        adapter
+            Folder of a LoRA adapter (safetensors) made by ``anatrust train``.
+        four_bit
+            NF4 weights with double quantisation, bfloat16 arithmetic; CUDA only. Spatial detail may
+            suffer: compare box errors with and without it.
+        device
+            Of torch; the model lies on one device, for a resized embedding cannot be spread.
+
+        Raises
+        ------
+        InputError
+            If it is another kind of model, or 4-bit was asked for without CUDA.
+        FormatError
+            If files are missing or damaged.
+        """
+        import transformers
+
+        found = find_weights(source, tuple(_FAMILIES), revision)
+        kind = str(found.config["model_type"])
+        if four_bit and not device.startswith("cuda"):
+            raise InputError("4-bit weights need a CUDA device: leave four_bit out, or name one")
+        processor: Any = load_processor(found.folder, kind)
+        architecture = getattr(transformers, _FAMILIES[kind][0])
+        if four_bit:
+            from transformers import BitsAndBytesConfig
+
+            quantised = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+            )
+            model = architecture.from_pretrained(
+                str(found.folder), local_files_only=True, use_safetensors=True,
+                quantization_config=quantised, device_map={"": device},
+            )  # fmt: skip
+        else:
+            model = load_frozen(architecture, found).to(device)
+        if len(processor.tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+        if adapter is not None:
+            from peft import PeftModel
+
+            if not (Path(adapter) / "adapter_model.safetensors").is_file():
+                raise FormatError(f"{Path(adapter).name} holds no adapter_model.safetensors: give an adapter's folder")
+            model = PeftModel.from_pretrained(model, str(adapter)).eval()
+        return cls(model, processor, str(source))
+
+    @property
+    def hidden(self) -> int:
+        """Width of the language model's states."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = self.model.device
+        return device
+
+    def inputs(
+        self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], answers: Sequence[str] | None = None
+    ) -> Any:
+        """Tensors for the model: each prompt preceded by its pictures, padded on the left.
+
+        Parameters
+        ----------
+        prompts
+            B texts.
+        pictures
+            For each prompt its pictures, in the order the text numbers them.
+        answers
+            What the model is to have said; without them it is its turn.
+        """
+        texts = []
+        for position, prompt in enumerate(prompts):
+            content = [{"type": "image"} for _ in pictures[position]] + [{"type": "text", "text": prompt}]
+            text = self.processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
+            if answers is not None:
+                text += answers[position] + self.processor.tokenizer.eos_token
+            texts.append(text)
+        flat = [picture for own in pictures for picture in own] or None
+        return self.processor(text=texts, images=flat, padding=True, return_tensors="pt").to(self.device)
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[Sequence[Image.Image]],
+        *,
+        most_tokens: int = 512,
+        temperature: float = 0.0,
+    ) -> list[str]:
+        """What the model says to each prompt; greedy at temperature 0, so the same every time."""
+        given = self.inputs(prompts, pictures)
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        tokens = self.model.generate(
+            **given, max_new_tokens=most_tokens, pad_token_id=self.processor.tokenizer.pad_token_id, **sampling
+        )
+        new = tokens[:, given["input_ids"].shape[1] :]
+        return list(self.processor.tokenizer.batch_decode(new, skip_special_tokens=True))
+
+    def seg_states(self, given: Any) -> tuple[list[Tensor], Any]:
+        """Last hidden states at every ``<Seg>`` after the prompt's pictures, gradients included.
+
+        Parameters
+        ----------
+        given
+            From :meth:`inputs`, with answers; a ``labels`` entry makes the output carry the
+            language-modelling loss.
+
+        Returns
+        -------
+        states, output
+            For each prompt ``(regions, hidden)`` in the order they were named; the model's output.
+        """
+        output = self.model(**given, output_hidden_states=True, return_dict=True)
+        last = output.hidden_states[-1]
+        return [last[row, given["input_ids"][row] == self.seg] for row in range(len(last))], output
+
+    def completion_labels(self, given: Any, prompts: Any) -> Tensor:
+        """Targets for language modelling: the answer alone, −100 over prompt, pictures and padding.
+
+        Parameters
+        ----------
+        given
+            From :meth:`inputs` with answers.
+        prompts
+            From :meth:`inputs` of the same prompts without.
+        """
+        labels: Tensor = given["input_ids"].clone()
+        answered = given["attention_mask"].sum(1) - prompts["attention_mask"].sum(1)
+        for row, length in enumerate(answered.tolist()):
+            labels[row, : labels.shape[1] - length] = -100
+        return labels
