@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anatrust.rejection.judge import reject
     from anatrust.rejection.result import Rejection
     from anatrust.rejection.settings import RejectionSettings
-    from anatrust.report.assess import assess
+    from anatrust.report.assess import assess, segment
     from anatrust.report.page import write_report
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "read_probabilities",
     "read_scan",
     "reject",
+    "segment",
     "write_mask",
     "write_report",
     "write_scan",
@@ -81,6 +82,7 @@ _HOMES = {
     "read_probabilities": "image.read",
     "read_scan": "image.read",
     "reject": "rejection.judge",
+    "segment": "report.assess",
     "write_mask": "image.write",
     "write_report": "report.page",
     "write_scan": "image.write",

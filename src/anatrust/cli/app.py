@@ -13,6 +13,7 @@ from anatrust.cli.fit_command import fit_command
 from anatrust.cli.info_command import info_command
 from anatrust.cli.plan_command import plan_command
 from anatrust.cli.screen_command import screen_command
+from anatrust.cli.segment_command import segment_command
 from anatrust.cli.study_command import study_command
 from anatrust.cli.teach_command import teach_command
 
@@ -47,6 +48,7 @@ def _root(
 
 
 app.command("assess")(assess_command)
+app.command("segment")(segment_command)
 app.command("teach")(teach_command)
 app.command("fit")(fit_command)
 app.command("screen")(screen_command)

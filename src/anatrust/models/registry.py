@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from anatrust.errors import InputError, MissingExtraError
-from anatrust.models.protocols import Segmenter
+from anatrust.models.protocols import AnchorProvider, Segmenter
 
-__all__ = ["ModelEntry", "find_entry", "load_segmenter", "registered_models"]
+__all__ = ["ModelEntry", "default_anchors", "find_entry", "load_anchors", "load_segmenter", "registered_models"]
 
 Kind = Literal["encoder", "segmenter", "planner", "reasoner", "anchors"]
 
@@ -33,9 +33,12 @@ class ModelEntry:
     requires
         Import names it needs.
     weights
-        For segmenters: what ``--weights`` has to name, in words; empty where it needs nothing.
+        For segmenters and anchors: what has to be named for them, in words; empty where nothing is.
     module
-        For segmenters: the module of :mod:`anatrust.models.segmenters` whose ``load`` makes it.
+        For segmenters and anchors: the module of :mod:`anatrust.models.segmenters` (or ``anchors``)
+        whose ``load(weights, device)`` makes it; empty where it is not made by name.
+    embedded
+        For anchors: whether it is asked without being named, where its packages are installed.
     """
 
     name: str
@@ -46,6 +49,7 @@ class ModelEntry:
     requires: tuple[str, ...] = ()
     weights: str = ""
     module: str = ""
+    embedded: bool = False
 
     @property
     def installed(self) -> bool:
@@ -142,6 +146,18 @@ _ENTRIES = (
         module="pixel_classifier",
     ),
     ModelEntry(
+        "label-map",
+        "anchors",
+        "organs of a label map that somebody already has (--anatomy)",
+        "Apache-2.0",
+    ),
+    ModelEntry(
+        "prompted",
+        "anchors",
+        "asks the segmenter itself for the organ, through mirrored views",
+        "Apache-2.0",
+    ),
+    ModelEntry(
         "rules",
         "planner",
         "looks the tumour's words up in the knowledge table; no network",
@@ -203,16 +219,34 @@ def load_segmenter(name: str, weights: str | Path | None = None, *, device: str 
     >>> load_segmenter("blob").capabilities.prompts
     ('none',)
     """
-    names = [entry.name for entry in _ENTRIES if entry.kind == "segmenter"]
-    if name not in names:
-        raise InputError(f"there is no segmenter {name!r}: choose one of {', '.join(names)}")
-    entry = find_entry(name)
+    return cast(Segmenter, _load("segmenter", "segmenters", name, weights, device))
+
+
+def load_anchors(name: str, weights: str | Path | None = None, *, device: str = "cpu") -> AnchorProvider:
+    """An anchor provider by its name in the registry; parameters and errors as of `load_segmenter`."""
+    return cast(AnchorProvider, _load("anchors", "anchors", name, weights, device))
+
+
+def default_anchors(device: str = "cpu") -> tuple[AnchorProvider, ...]:
+    """The embedded anchor providers whose packages are installed, in the registry's order."""
+    entries = [entry for entry in _ENTRIES if entry.kind == "anchors" and entry.embedded and entry.installed]
+    return tuple(load_anchors(entry.name, device=device) for entry in entries)
+
+
+def _load(kind: Kind, folder: str, name: str, weights: str | Path | None, device: str) -> object:
+    entries = {entry.name: entry for entry in _ENTRIES if entry.kind == kind and entry.module}
+    what = "segmenter" if kind == "segmenter" else "anchor provider"
+    if name not in entries:
+        raise InputError(f"there is no {what} {name!r}: choose one of {', '.join(entries)}")
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"there is no device {device!r}: choose cpu or cuda")
+    entry = entries[name]
     for package in entry.requires:
         if find_spec(package) is None:
-            raise MissingExtraError(package, entry.extra, f"the segmenter {name!r}")
+            raise MissingExtraError(package, entry.extra, f"the {what} {name!r}")
     if entry.weights and weights is None:
-        raise InputError(f"the segmenter {name!r} needs --weights: {entry.weights}")
+        raise InputError(f"the {what} {name!r} needs --weights: {entry.weights}")
     if not entry.weights and weights is not None:
-        raise InputError(f"the segmenter {name!r} takes no weights: leave them out")
-    load = import_module(f"anatrust.models.segmenters.{entry.module}").load
-    return cast(Segmenter, load(None if weights is None else Path(weights), device))
+        raise InputError(f"the {what} {name!r} takes no weights: leave them out")
+    load = import_module(f"anatrust.models.{folder}.{entry.module}").load
+    return load(None if weights is None else Path(weights), device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.region import Region
 
-__all__ = ["Fusion", "View", "ViewSet", "fuse_views", "views_of"]
+__all__ = ["Fusion", "View", "ViewSet", "fuse_answers", "fuse_views", "views_of"]
 
 Fusion = Literal["max", "mean"]
 ViewSet = Literal["identity", "paper", "flips"]
@@ -181,15 +181,40 @@ def fuse_views(
     array([[0.5, 0. ],
            [0. , 0.5]], dtype=float32)
     """
+
+    def answers() -> Iterator[tuple[View, npt.NDArray[np.floating[Any]]]]:
+        for view in views:
+            answer = predict(np.ascontiguousarray(view.apply(array)), view)
+            if answer.shape[-view.ndim :] != array.shape[-view.ndim :]:
+                raise GeometryError(f"the model answered shape {answer.shape} to an image of shape {array.shape}")
+            yield view, view.invert(answer)
+
+    return fuse_answers(answers(), fusion)
+
+
+def fuse_answers(
+    answers: Iterable[tuple[View, npt.NDArray[np.floating[Any]]]], fusion: Fusion = "max"
+) -> npt.NDArray[np.float32]:
+    """Fuse the views' answers, already turned back; taken one by one, so they may come from a generator.
+
+    Raises
+    ------
+    InputError
+        If the fusion is unknown or there is no view.
+    GeometryError
+        If the answers have different shapes.
+
+    Examples
+    --------
+    >>> view = View("identity", 1)
+    >>> fuse_answers([(view, np.array([0.0, 1.0])), (view, np.array([0.5, 0.5]))], "mean")
+    array([0.25, 0.75], dtype=float32)
+    """
     if fusion not in ("max", "mean"):
         raise InputError(f"the fusion is {fusion!r}: choose max or mean")
     total: npt.NDArray[np.float32] | None = None
     count = 0
-    for view in views:
-        answer = predict(np.ascontiguousarray(view.apply(array)), view)
-        if answer.shape[-view.ndim :] != array.shape[-view.ndim :]:
-            raise GeometryError(f"the model answered shape {answer.shape} to an image of shape {array.shape}")
-        back = view.invert(answer)
+    for _, back in answers:
         count += 1
         if total is None:
             total = np.array(back, dtype=np.float32)
@@ -201,4 +226,6 @@ def fuse_views(
             total += back.astype(np.float32, copy=False)
     if total is None:
         raise InputError("no view is given: give at least the identity")
-    return total if fusion == "max" else np.asarray(total / np.float32(count), dtype=np.float32)
+    if fusion == "mean":
+        total /= np.float32(count)
+    return total

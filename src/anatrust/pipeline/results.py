@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
-from anatrust.image.write import write_mask
+from anatrust.image.write import write_mask, write_probabilities
 from anatrust.pipeline.case import Case, content_hash
 from anatrust.pipeline.judging import Judged
 from anatrust.pipeline.outputs import output_folder, replace_json, run_record, write_candidates, write_structures
@@ -49,6 +49,8 @@ def write_results(
     seed: int,
     timings: Mapping[str, float],
     page: PageWriter | None,
+    command: str = "assess",
+    images: Mapping[str, Mask | LabelMap | ProbabilityMap] | None = None,
 ) -> Verdict:
     """Write everything a run leaves, all of it or nothing, and return the verdict that names the files.
 
@@ -64,6 +66,10 @@ def write_results(
         For ``run.json``.
     page
         Writes ``report.html``; None leaves it out.
+    command
+        Which verb this is, for ``run.json``.
+    images
+        Further images to write, by role; probabilities are stored as NIfTI.
 
     Raises
     ------
@@ -87,12 +93,19 @@ def write_results(
         masks["undecidable"] = (f"undecidable{suffix}", judged.undecidable)
     files |= {role: name for role, (name, _) in masks.items()}
     inputs = _inputs(case, sources, profile)
+    more = images or {}
+    files |= {role: f"{role}{'.nii.gz' if isinstance(i, ProbabilityMap) else suffix}" for role, i in more.items()}
     verdict = replace(judged.verdict, files=files)
     with output_folder(out) as folder:
         write_mask(folder / files["kept"], judged.kept)
         write_mask(folder / files["rejected"], judged.rejected)
         for name, mask in masks.values():
             write_mask(folder / name, mask)
+        for role, image in more.items():
+            if isinstance(image, ProbabilityMap):
+                write_probabilities(folder / files[role], image)
+            else:
+                write_mask(folder / files[role], image)
         if organs:
             write_structures(folder / files["structures"], verdict)
         else:
@@ -110,7 +123,7 @@ def write_results(
                 run={"inputs": inputs, "seed": seed, "settings": configuration},
             )
         record = run_record(
-            command="assess",
+            command=command,
             configuration=configuration,
             inputs=inputs,
             seed=seed,

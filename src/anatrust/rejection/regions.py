@@ -14,7 +14,7 @@ from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.region import Region
 
-__all__ = ["AnchorBox", "anchor_box", "fuse_regions", "search_regions"]
+__all__ = ["AnchorBox", "anchor_box", "bounding_region", "fuse_regions", "search_regions"]
 
 # Lengths divided by spacings are whole numbers only up to rounding: 20 mm / 0.1 mm is not to become 201.
 _ROUNDING = 1e-6
@@ -96,12 +96,23 @@ def anchor_box(
         reasons.append(f"it fills {share:.0%} of the image".replace("%", " %"))
     if reasons:
         return AnchorBox(frame, "unreliable", tuple(reasons))
+    return AnchorBox(bounding_region(anchor), "ok")
+
+
+def bounding_region(mask: npt.NDArray[np.bool_]) -> Region:
+    """The smallest region that holds a mask; the full frame where the mask is empty.
+
+    >>> bounding_region(np.array([[False, True], [False, True]]))
+    Region(start=(0, 1), stop=(2, 2))
+    """
+    if not mask.any():
+        return Region.whole(mask.shape)
     spans = []
-    for axis in range(anchor.ndim):
-        others = tuple(a for a in range(anchor.ndim) if a != axis)
-        seen = np.flatnonzero(anchor.any(axis=others))
+    for axis in range(mask.ndim):
+        others = tuple(a for a in range(mask.ndim) if a != axis)
+        seen = np.flatnonzero(mask.any(axis=others))
         spans.append((int(seen[0]), int(seen[-1]) + 1))
-    return AnchorBox(Region(tuple(s for s, _ in spans), tuple(e for _, e in spans)), "ok")
+    return Region(tuple(s for s, _ in spans), tuple(e for _, e in spans))
 
 
 def _border_voxels(anchor: npt.NDArray[np.bool_]) -> int:

@@ -1,4 +1,4 @@
-"""`assess` with its page: what `anatrust.assess` and the command line call."""
+"""`assess` and `segment` with their page: what `anatrust.assess` and the command line call."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from anatrust.pipeline import assess as pipeline_assess
+from anatrust.pipeline import segment as pipeline_segment
 from anatrust.report.page import write_report
 
-__all__ = ["assess"]
+__all__ = ["assess", "segment"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,3 +29,4 @@ def _with_page(function: Callable[P, R]) -> Callable[P, R]:
 
 # The rooms below do not know this one, so the page comes in as an argument.
 assess = _with_page(pipeline_assess.assess)
+segment = _with_page(pipeline_segment.segment)

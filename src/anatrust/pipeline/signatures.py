@@ -1,0 +1,219 @@
+"""How R²Seg fails, recognised from the record of a run, with the cure (the paper's own list)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from anatrust.pipeline.finding import Finding
+from anatrust.rejection.candidate import Candidate
+
+__all__ = ["cohort_signatures", "failure_signatures", "judgement_record"]
+
+# Below this share of the threshold a probability is no near miss.
+_NEAR = 0.5
+# Candidates times null draws above which rejection takes minutes rather than seconds.
+_MANY_DRAWS = 100_000
+_SCATTERED = 3
+_SLOW_SHARE = 0.5
+
+
+def judgement_record(candidates: Sequence[Candidate], *, draws: int, null: str) -> dict[str, Any]:
+    """What rejection did, as plain values for ``run.json``.
+
+    Parameters
+    ----------
+    candidates
+        Judged.
+    draws
+        Null draws (or surrogates) a candidate, the B of the paper.
+    null
+        The null that was used.
+    """
+    gates = Counter(c.reason[:7] for c in candidates if c.reason.startswith("gate "))
+    tissues = Counter(c.tissue for c in candidates if c.tissue)
+    return {
+        "candidates": len(candidates),
+        "tested": sum(c.p_value is not None for c in candidates),
+        "kept": sum(c.decision == "kept" for c in candidates),
+        "rejected": sum(c.decision == "rejected" for c in candidates),
+        "undecidable": sum(c.decision == "undecidable" for c in candidates),
+        "refused_by": {gate.split(" ")[1]: count for gate, count in sorted(gates.items())},
+        "tissues": dict(sorted(tissues.items())),
+        "null": null,
+        "draws": draws,
+    }
+
+
+def failure_signatures(run: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """The signatures that one run shows.
+
+    Parameters
+    ----------
+    run
+        A ``run.json`` of ``anatrust segment``, or what will become one: its ``configuration`` holds
+        ``plan``, ``anchors``, ``proposal`` and ``judgement``. Timings are looked at where there are any.
+
+    Returns
+    -------
+    Findings in this order
+
+        ``over-prediction``
+            The anchors failed, the search ran without them and something was proposed: over many
+            scans that is sensitivity 1 and specificity 0.
+        ``thresholds-empty-the-mask``
+            Nothing was left before the test although the model was not far from the threshold, or
+            the gates refused every candidate: on true lesions that is a wrong τ.
+        ``planner-doubtful``
+            The planner fell back or understood only a part, or what was proposed lies in several
+            organs: over many scans that scatters Dice.
+        ``slow-rejection``
+            Candidates times null draws take most of the time: K and B are too large.
+
+    References
+    ----------
+    R2Seg (arXiv 2511.12691), failure signatures as read publicly.
+    """
+    configuration = run["configuration"]
+    found = []
+    for look in (_over_prediction, _empty, _planner):
+        found += look(configuration)
+    return (*found, *_slow(configuration, run.get("timings", {})))
+
+
+def _over_prediction(configuration: Mapping[str, Any]) -> list[Finding]:
+    source, proposal = configuration["anchors"]["source"], configuration["proposal"]
+    if source == "anchors" or proposal["components"] == 0:
+        return []
+    where = {
+        "neighbours": "around neighbours of the missing anchor",
+        "contralateral": "around the mirrored organ of the other side",
+    }.get(source, "without an anchor")
+    return [
+        Finding(
+            "warning",
+            "over-prediction",
+            f"The search ran {where} and proposed {proposal['components']} candidates: over many scans this shows as "
+            "sensitivity near 1 and specificity near 0, because the anchor failed.",
+            "Give the anchor organ (--anatomy, --anchors); then look at the anchors in run.json.",
+        )
+    ]
+
+
+def _empty(configuration: Mapping[str, Any]) -> list[Finding]:
+    proposal, judgement = configuration["proposal"], configuration["judgement"]
+    threshold = configuration["settings"]["threshold"]
+    if proposal["components"] == 0:
+        near = proposal["largest_probability"] >= _NEAR * threshold
+        if not near:
+            return []
+        return [
+            Finding(
+                "warning",
+                "thresholds-empty-the-mask",
+                f"Nothing was proposed, but the largest probability, {proposal['largest_probability']:.2f}, is not far "
+                f"below the threshold of {threshold:g}: on true lesions this shows as empty masks.",
+                "Lower the threshold (--threshold), or let 'anatrust fit' choose it on labelled patients.",
+            )
+        ]
+    refused = judgement["refused_by"]
+    if judgement["candidates"] and sum(refused.values()) == judgement["candidates"]:
+        first = max(refused, key=lambda gate: refused[gate])
+        return [
+            Finding(
+                "warning",
+                "thresholds-empty-the-mask",
+                f"The gates refused all {judgement['candidates']} candidates before any was tested, most of them gate "
+                f"{first}: on true lesions this shows as empty masks.",
+                f"Lower the thresholds of gate {first} (or --no-gates), or let 'anatrust fit' choose them on labelled "
+                "patients.",
+            )
+        ]
+    return []
+
+
+def _planner(configuration: Mapping[str, Any]) -> list[Finding]:
+    plan, judgement = configuration["plan"], configuration["judgement"]
+    doubts = []
+    if plan["fallback"]:
+        doubts.append(f"the planner fell back to its rules ({plan['fallback']})")
+    if plan["tumour"] is None:
+        doubts.append("the words name no tumour type that is known, only an organ")
+    organs = [tissue for tissue in judgement["tissues"] if not tissue.startswith("shell of body")]
+    if len(organs) >= _SCATTERED:
+        doubts.append(f"the candidates lie in {len(organs)} organs ({', '.join(organs)})")
+    if not doubts:
+        return []
+    return [
+        Finding(
+            "info" if len(organs) < _SCATTERED and not plan["fallback"] else "warning",
+            "planner-doubtful",
+            f"The plan ({', '.join(plan['anchors'])}) may not fit the target: {'; '.join(doubts)}. Over many scans "
+            "this shows as Dice scattered over organs.",
+            "Name the tumour and its organ plainly, or look at the plan in run.json.",
+        )
+    ]
+
+
+def _slow(configuration: Mapping[str, Any], timings: Mapping[str, float]) -> list[Finding]:
+    judgement = configuration["judgement"]
+    work = judgement["tested"] * judgement["draws"]
+    total = sum(timings.values())
+    share = timings.get("judge", 0.0) / total if total > 0 else 0.0
+    if work < _MANY_DRAWS and not (share > _SLOW_SHARE and total > 60):
+        return []
+    return [
+        Finding(
+            "info",
+            "slow-rejection",
+            f"Rejection compared {judgement['tested']} candidates with {judgement['draws']} null draws each"
+            + (f", {share:.0%} of the run's time" if share > 0 else "")
+            + ".",
+            "Lower the number of candidates (--max-candidates, a higher --threshold) or of null draws.",
+        )
+    ]
+
+
+def cohort_signatures(runs: Iterable[tuple[Mapping[str, Any], bool]]) -> tuple[Finding, ...]:
+    """The signatures that only many scans show.
+
+    Parameters
+    ----------
+    runs
+        ``run.json`` of each scan, and whether it is known to be free of lesions.
+
+    Returns
+    -------
+    Findings
+        ``over-prediction``: every scan with lesions and every one without keeps a candidate.
+        ``thresholds-empty-the-mask``: most scans with lesions keep none.
+        Empty where there are fewer than three scans of the kind that is looked at.
+    """
+    kept = {True: [0, 0], False: [0, 0]}
+    for run, lesion_free in runs:
+        judgement = run["configuration"]["judgement"]
+        kept[lesion_free][0] += judgement["kept"] > 0
+        kept[lesion_free][1] += 1
+    (false_alarms, healthy), (hits, ill) = kept[True], kept[False]
+    found = []
+    if healthy >= 3 and false_alarms == healthy and hits == ill:
+        found.append(
+            Finding(
+                "warning",
+                "over-prediction",
+                f"All {ill} scans with lesions and all {healthy} without keep a candidate: sensitivity 1 and "
+                "specificity 0.",
+                "Look at the anchors of these runs: where they fail, the search runs over everything.",
+            )
+        )
+    if ill >= 3 and hits < ill / 2:
+        found.append(
+            Finding(
+                "warning",
+                "thresholds-empty-the-mask",
+                f"Only {hits} of {ill} scans with lesions keep a candidate.",
+                "Lower the thresholds τ, or let 'anatrust fit' choose them on labelled patients.",
+            )
+        )
+    return tuple(found)

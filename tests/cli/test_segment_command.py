@@ -1,0 +1,230 @@
+"""``anatrust segment`` from the command line: exit codes, one line for each mistake, and what leaves the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import jsonschema
+import nibabel
+import numpy as np
+import pytest
+
+import anatrust
+from anatrust.cli.main import run
+from anatrust.pipeline.verdict import Verdict
+
+SHAPE = (48, 40, 30)
+AFFINE = np.array([[4.0, 0, 0, -96], [0, 4.0, 0, -80], [0, 0, 4.0, 0], [0, 0, 0, 1]])
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)
+    return path
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    image = np.full(SHAPE, -1000.0)
+    image[4:44, 4:36] = 40
+    image[24:42, 8:32, 4:26] = 100
+    image[30:35, 18:23, 12:17] = 20
+    return save(tmp_path / "Jane_Doe_1970.nii.gz", (image + rng.normal(0, 8, SHAPE)).round().astype(np.int16))
+
+
+@pytest.fixture
+def organs(tmp_path: Path) -> Path:
+    array = np.zeros(SHAPE, np.uint8)
+    array[24:42, 8:32, 4:26] = 5
+    return save(tmp_path / "organs.nii.gz", array)
+
+
+@pytest.fixture
+def asked(scan: Path, organs: Path) -> list[str]:
+    words = ["segment", "-i", str(scan), "--target", "liver tumour", "--anatomy", str(organs), "--modality", "CT"]
+    return [*words, "--anatomy-names", "totalsegmentator_ct", "--null", "iid"]
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    text = capsys.readouterr().err
+    assert text.startswith("anatrust: ")
+    assert text.count("\n") == 1
+    assert "Traceback" not in text
+    return text
+
+
+def test_the_words_and_the_scan_are_enough(asked, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run([*asked, "-o", str(out), "--fail-on", "abstain"]) == 0
+    text = capsys.readouterr().out
+    assert "report.html" in text
+    names = {"verdict.json", "kept.nii.gz", "rejected.nii.gz", "proposed.nii.gz", "anchors.nii.gz"}
+    names |= {"probabilities.nii.gz", "candidates.csv", "report.html", "run.json"}
+    assert {p.name for p in out.iterdir()} - {"undecidable.nii.gz"} == names
+    plain = json.loads((out / "verdict.json").read_text())
+    jsonschema.validate(plain, Verdict.json_schema())
+    kept = np.asarray(nibabel.load(out / "kept.nii.gz").dataobj) > 0
+    assert kept[32, 20, 14], "the planted lesion is drawn and kept"
+    assert "liver tumour" in (out / "report.html").read_text()
+
+
+def test_the_python_verb_is_the_same(asked, scan, organs, tmp_path):
+    assert run([*asked, "-o", str(tmp_path / "out"), "-q"]) == 0
+    verdict = anatrust.segment(
+        scan, "liver tumour", anatomy=organs, anatomy_names="totalsegmentator_ct", modality="CT",
+        settings=anatrust.RejectionSettings(null="iid"),
+    )  # fmt: skip
+    written = Verdict.from_json((tmp_path / "out" / "verdict.json").read_text())
+    assert verdict.candidates == written.candidates
+    assert verdict.reasons == written.reasons
+
+
+def test_json_prints_the_verdict_alone(asked, capsys):
+    assert run([*asked, "--json"]) == 0
+    jsonschema.validate(json.loads(capsys.readouterr().out), Verdict.json_schema())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--target", "the weather tomorrow"], "no tumour or organ that is known"),
+        (["--target", " "], "--target is empty"),
+        (["--segmenter", "unet"], "needs --weights"),
+        (["--segmenter", "magic"], "no segmenter 'magic'"),
+        (["--anchors", "magic"], "no anchor provider 'magic'"),
+        (["--views", "all"], "choose identity, paper or flips"),
+        (["--scales", "big"], "write for example 0.5,1,2"),
+        (["--threshold", "2"], "between 0 and 1"),
+        (["--planner", "oracle"], "no planner 'oracle'"),
+        (["--planner", "llm"], "needs --planner-url and --planner-model"),
+        (["--planner-url", "http://127.0.0.1:1/v1"], "the rules need no server"),
+        (["--fail-on", "never"], "choose review or abstain"),
+        (["--seed", "-1"], "give a number from 0"),
+        (["--plain", "--json"], "a cohort and --plain write folders"),
+        (["--device", "abacus", "--segmenter", "blob"], "choose cpu or cuda"),
+        (
+            ["--planner", "llm", "--planner-url", "http://127.0.0.1:1/v1", "--planner-model", "m",
+             "--planner-keyring", "nocolon"],
+            "write SERVICE:USER",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_exit_2(asked, tmp_path, capsys, more, message):
+    arguments = [*asked, *([] if "--json" in more else ["-o", str(tmp_path / "out")]), *more]
+    assert run(arguments) == 2
+    assert message in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_place_for_results_is_said_first(asked, capsys):
+    assert run(asked) == 2
+    assert "-o DIR" in one_line(capsys)
+
+
+def test_plain_writes_what_the_segmenter_says(scan, tmp_path):
+    out = tmp_path / "plain"
+    words = ["segment", "-i", str(scan), "--target", "liver tumour", "--plain", "--modality", "CT"]
+    assert run([*words, "-o", str(out)]) == 0
+    assert {p.name for p in out.iterdir()} == {"mask.nii.gz", "probabilities.nii.gz", "logits.nii.gz", "run.json"}
+
+
+def test_a_cohort_resumes_and_can_be_fitted(scan, organs, tmp_path, capsys):
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"id,image,anatomy,lesion_free\nJane Doe,{scan.name},{organs.name},true\n")
+    words = ["segment", "-i", str(table), "--target", "liver tumour", "--null", "iid", "--modality", "CT"]
+    words += ["--anatomy-names", "totalsegmentator_ct", "-o", str(tmp_path / "out")]
+    assert run(words) == 0
+    assert "1 scans segmented, 0 were there already" in capsys.readouterr().out
+    assert run(words) == 0
+    assert "0 scans segmented, 1 were there already" in capsys.readouterr().out
+    assert (tmp_path / "out" / "row-00002" / "report.html").is_file()
+    assert "Jane" not in (tmp_path / "out" / "cohort.csv").read_text().replace(scan.name, "")
+
+
+GOOD = {
+    "tumor": "liver tumour",
+    "anchors": [{"organ": "liver"}],
+    "roi": {"pad_mm": 12, "scales": [1.0], "square": False},
+    "rationale": "It lies in the liver.",
+}
+
+
+@pytest.fixture
+def server():
+    seen: list[tuple[dict[str, str], bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            body = json.dumps({"choices": [{"message": {"content": json.dumps(GOOD)}, "finish_reason": "stop"}]})
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_):
+            pass
+
+    made = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{made.server_port}/v1", seen
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+def test_a_language_model_plans_and_sees_words_and_modality_alone(asked, server, tmp_path):
+    url, seen = server
+    key = tmp_path / "key"
+    key.write_text("secret-key\n")
+    words = ["--planner", "llm", "--planner-url", url, "--planner-model", "m", "--planner-key-file", str(key)]
+    assert run([*asked, *words, "--planner-cache", str(tmp_path / "cache"), "-o", str(tmp_path / "out"), "-q"]) == 0
+    ((headers, body),) = seen
+    assert headers["Authorization"] == "Bearer secret-key"
+    assert json.loads(json.loads(body)["messages"][1]["content"]) == {"tumor": "liver tumour", "modality": "CT"}
+    everything = body + json.dumps(headers).encode()
+    for private in (b"Jane", b"Doe", b"1970", b"nii", str(tmp_path).encode()):
+        assert private not in everything
+    run_text = (tmp_path / "out" / "run.json").read_text()
+    plan = json.loads(run_text)["configuration"]["plan"]
+    assert (plan["planner"], plan["pad"], plan["square"]) == ("llm", 12.0, False)
+    assert json.loads(plan["record"]["request"]) == json.loads(body)
+    assert "It lies in the liver" in plan["record"]["answer"]
+    assert "secret-key" not in run_text
+    # The answer is kept: no second request.
+    assert run([*asked, *words, "--planner-cache", str(tmp_path / "cache"), "-o", str(tmp_path / "again"), "-q"]) == 0
+    assert len(seen) == 1
+
+
+def test_a_dead_server_is_said_in_the_verdict(asked, tmp_path):
+    words = ["--planner", "llm", "--planner-url", "http://127.0.0.1:9/v1", "--planner-model", "m"]
+    assert run([*asked, *words, "-o", str(tmp_path / "out"), "-q"]) == 0
+    verdict = Verdict.from_json((tmp_path / "out" / "verdict.json").read_text())
+    (found,) = [f for f in verdict.findings if f.code == "planner-doubtful"]
+    assert "fell back to its rules" in found.sentence
+
+
+def test_ctrl_c_leaves_nothing_half_written(asked, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from anatrust.cli import main; main()", *asked, "--null", "surrogate-max"]
+    started = subprocess.Popen(
+        [*command, "-o", str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    time.sleep(2.5)
+    started.send_signal(signal.SIGINT)
+    _, text = started.communicate(timeout=60)
+    if started.returncode == 0:
+        assert (out / "run.json").is_file(), "it was faster than the signal"
+    else:
+        assert started.returncode == 130
+        assert "interrupted" in text
+        assert not out.exists()
