@@ -65,6 +65,9 @@ def fit_command(
     by_group: Annotated[
         bool, typer.Option("--by-group", help="Calibrate screening within each group of the table.")
     ] = False,
+    sensitivity: Annotated[
+        float, typer.Option(metavar="T", help="Share of drawn lesions the learnt gates keep, with confidence 0.9.")
+    ] = 0.9,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the splits by patient.")] = 0,
     features: Features = None,
     direction: Direction = None,
@@ -77,9 +80,9 @@ def fit_command(
 
     The table has the columns id, image, mask, and lesion_free = true for healthy people: from them
     comes what the segmenter invents. Rows with a truth, and probabilities or a mask, give inner and
-    outer sets. Rows that say outlier = false or true, with a mask, give screening. Also patient,
-    anatomy, group. A run that was killed goes on where it stopped:
-    finished scans are kept in FILE.rows until the profile is written.
+    outer sets; with a mask of lesions also the thresholds of the gates. Rows that say outlier =
+    false or true, with a mask, give screening. Also patient, anatomy, group. A run that was killed
+    goes on where it stopped: finished scans are kept in FILE.rows until the profile is written.
     """
     from anatrust.pipeline.case import content_hash
     from anatrust.pipeline.cohort import Cohort
@@ -113,6 +116,7 @@ def fit_command(
             detectors=None if detectors is None else [name.strip() for name in detectors.split(",")],
             synthetic_outliers=synthetic_outliers,
             by_group=by_group,
+            sensitivity=sensitivity,
             seed=seed,
             cache=rows,
             progress=progress,
@@ -135,6 +139,7 @@ def fit_command(
                 "synthetic_outliers": synthetic_outliers,
                 "by_group": by_group,
             },
+            "sensitivity": sensitivity,
             "rejection": section.settings.to_json() if section else None,
         },
         inputs={"cohort": {"name": cohort.name, "sha256": content_hash(cohort), "contents": profile.cohort_hash}},

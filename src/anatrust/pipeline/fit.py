@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from anatrust.errors import InputError
@@ -12,6 +13,7 @@ from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit_rejection import Progress, fit_rejection
 from anatrust.pipeline.fit_screening import fit_screening
 from anatrust.pipeline.fit_sets import fit_sets
+from anatrust.pipeline.fit_thresholds import fit_thresholds
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.screening_features import Description
 from anatrust.rejection.settings import RejectionSettings
@@ -33,6 +35,7 @@ def fit(
     detectors: Sequence[str] | None = None,
     synthetic_outliers: bool = False,
     by_group: bool = False,
+    sensitivity: float = 0.9,
     seed: int = 0,
     cache: str | Path | None = None,
     progress: Progress | None = None,
@@ -64,6 +67,9 @@ def fit(
     screening, detectors, synthetic_outliers, by_group
         What screening measures, with which detectors, whether it makes strange scans of usual ones, and
         whether it calibrates by group: see `fit_screening`.
+    sensitivity
+        Of the lesions the segmenter draws, the mean share that passes the learnt gates, with
+        confidence 0.9; see `GatesSection`.
     alpha, assurance
         Promised mean error of the sets; δ promises it with confidence 1 - δ over calibrations.
     seed
@@ -105,6 +111,26 @@ def fit(
     notes: list[str] = []
     keys: list[str] = []
     rejection = sets = screened_section = None
+    rejection = sets = screened_section = gates = None
+    settings = settings or RejectionSettings()
+    if labelled and settings.gates.enabled:
+        learnt = fit_thresholds(
+            cohort,
+            sensitivity=sensitivity,
+            settings=settings,
+            modality=modality,
+            anatomy_names=anatomy_names,
+            seed=seed,
+            progress=progress,
+            warn=warn,
+        )
+        gates = learnt.section
+        notes += learnt.notes
+        if gates is not None:
+            # The null is fitted behind the same gates that are asked later.
+            settings = replace(settings, gates=gates.settings)
+    else:
+        notes.append("gates: they were switched off" if labelled else "gates: no row with a lesion has a truth")
     if healthy:
         found = fit_rejection(
             cohort,
@@ -162,5 +188,6 @@ def fit(
         rejection=rejection,
         sets=sets,
         screening=screened_section,
+        gates=gates,
         not_fitted=tuple(notes),
     )

@@ -65,7 +65,8 @@ def judge_settings(
     """
     section = profile.rejection if profile else None
     if profile is None or section is None:
-        chosen = settings or RejectionSettings()
+        learnt = RejectionSettings() if profile is None or profile.gates is None else profile.gates.with_gates()
+        chosen = settings or learnt
         if chosen.null == "cohort":
             raise InputError(
                 "the cohort null needs a profile with a rejection section: give --profile, or another null"

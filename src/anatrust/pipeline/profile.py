@@ -13,6 +13,7 @@ import numpy.typing as npt
 from anatrust._version import __version__
 from anatrust.errors import FormatError, InputError
 from anatrust.pipeline.archive import read_archive, write_archive
+from anatrust.pipeline.fit_thresholds import GatesSection
 from anatrust.pipeline.screening import ScreeningSection
 from anatrust.pipeline.sets import SetsSection
 from anatrust.rejection.settings import RejectionSettings
@@ -66,6 +67,8 @@ class Profile:
         Section of `conformal`; None if it could not be fitted.
     screening
         Section of `ood`; None if it could not be fitted.
+    gates
+        Learnt thresholds of the gates; the rejection section's settings hold them too.
     not_fitted
         What could not be fitted and why, one sentence each.
     version
@@ -93,6 +96,7 @@ class Profile:
     version: str = __version__
     sets: SetsSection | None = None
     screening: ScreeningSection | None = None
+    gates: GatesSection | None = None
 
     def save(self, path: str | Path) -> None:
         """Write the profile as one zip, whole or not at all; the same profile gives the same bytes.
@@ -120,6 +124,8 @@ class Profile:
             }
         if self.sets is not None:
             sections["sets"] = self.sets.to_json()
+        if self.gates is not None:
+            sections["gates"] = self.gates.to_json()
         if self.screening is not None:
             sections["screening"], arrays["screening"] = self.screening.to_arrays()
         document = {
@@ -180,6 +186,8 @@ class Profile:
                 f"{'calibrated' if c.inner.feasible else 'infeasible'} at {self.sets.alpha:g}"
                 for c in self.sets.calibrations
             ]
+        if self.gates is not None and self.gates.feasible:
+            lines.append(f"{self.gates.words}; {self.gates.removed:.0%} of false candidates refused in tuning")
         if self.screening is not None:
             screener = self.screening.screener
             lines.append(
@@ -212,6 +220,7 @@ def _read_v1(document: Mapping[str, Any], arrays: Mapping[str, Mapping[str, npt.
         screening=ScreeningSection.from_arrays(document["sections"]["screening"], arrays.get("screening", {}))
         if "screening" in document["sections"]
         else None,
+        gates=GatesSection.from_json(document["sections"]["gates"]) if "gates" in document["sections"] else None,
         not_fitted=tuple(str(line) for line in document["not_fitted"]),
         version=str(document["anatrust"]),
     )
