@@ -403,7 +403,7 @@ def test_unknown_spacing_and_photos():
     (candidate,) = result.candidates
     assert candidate.decision == "kept"
     assert candidate.volume is None
-    assert candidate.tissue == "shell of body 1-20 px around it"
+    assert candidate.tissue == "body within 20 px of it"
 
 
 def test_very_anisotropic_voxels():

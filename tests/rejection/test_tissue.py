@@ -1,4 +1,4 @@
-"""The normal tissue of a candidate: organs, shells of body, erosion, gaps."""
+"""The normal tissue of a candidate: organs, the body around, erosion, gaps."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_the_nearest_organ_and_none(flat):
     only_spleen = LabelMap(np.where(organs.array == 1, 1, 0), scan.grid, organs.names)
     near = find_tissues(scan, components, range(4), anatomy=only_spleen, settings=TissueSettings(nearest=60))
     assert [t.description for t in near] == ["spleen"]
-    shells = find_tissues(scan, components, range(4), anatomy=only_spleen, settings=TissueSettings(nearest=5))
-    assert all("no organ near it" in t.description for t in shells)
-    assert sorted(m for t in shells for m in t.members) == [0, 1, 2, 3]
+    (around,) = find_tissues(scan, components, range(4), anatomy=only_spleen, settings=TissueSettings(nearest=5))
+    assert around.description == "body within 20 mm of the candidates (no organ near)"
+    assert around.members == (0, 1, 2, 3)
 
 
 def test_named_organs_are_one_tissue(flat):
@@ -86,23 +86,28 @@ def test_lesion_labels_in_the_anatomy_are_no_tissue(flat):
     assert [t.description for t in tissues] == ["liver"]
 
 
-def test_shells_stay_in_the_body(flat, solid):
+def test_without_organs_all_candidates_share_the_body_around_them(flat, solid):
     for phantom in (flat, solid):
         scan, components, organs = _case(phantom)
-        tissues = find_tissues(scan, components, range(len(components.candidates)))
-        assert [t.members for t in tissues] == [(k,) for k in range(len(components.candidates))]
-        for tissue in tissues:
-            region = _whole(tissue, scan.grid.shape, tissue.region)
-            # The body's border is found on a coarse grid.
-            outside = ndimage.distance_transform_edt(organs.array == 0, sampling=scan.grid.spacing)
-            assert outside[region].max() <= 3.0 * np.sqrt(scan.grid.ndim)
-            own = _whole(tissue, scan.grid.shape, components.within(tissue.members[0], tissue.box))
-            away = ndimage.distance_transform_edt(~own, sampling=scan.grid.spacing)
-            assert away[region].max() <= 20.0
-            assert "20 mm" in tissue.description
+        positions = tuple(range(len(components.candidates)))
+        (tissue,) = find_tissues(scan, components, positions)
+        assert tissue.members == positions
+        region = _whole(tissue, scan.grid.shape, tissue.region)
+        # The body's border is found on a coarse grid.
+        outside = ndimage.distance_transform_edt(organs.array == 0, sampling=scan.grid.spacing)
+        assert outside[region].max() <= 3.0 * np.sqrt(scan.grid.ndim)
+        away = ndimage.distance_transform_edt(~components.union(positions), sampling=scan.grid.spacing)
+        assert away[region].max() <= 20.0
+        assert np.array_equal(region, (away <= 20.0) & body_mask(scan))
+        assert tissue.description == f"body within 20 {scan.grid.unit} of the candidates"
+        alone = [find_tissues(scan, components, [k])[0] for k in positions]
+        assert np.array_equal(region, np.any([_whole(t, scan.grid.shape, t.region) for t in alone], axis=0))
+        assert all(t.description == f"body within 20 {scan.grid.unit} of it" for t in alone)
+        normal = _whole(tissue, scan.grid.shape, tissue.normal)
+        assert not (normal & components.union(positions)).any()
 
 
-def test_shells_grow_with_the_candidate_and_huge_ones_are_coarse():
+def test_the_body_around_grows_with_the_candidate_and_is_coarse_where_huge():
     shape = (1800, 1800)
     grid = Grid.without_spacing(shape)
     mask = np.zeros(shape, np.uint8)
@@ -111,7 +116,7 @@ def test_shells_grow_with_the_candidate_and_huge_ones_are_coarse():
     scan = Scan(np.full(shape, 9, np.uint8), grid, "photo")
     (tissue,) = find_tissues(scan, components, [0], settings=TissueSettings(shell_factor=1.0))
     radius = np.sqrt(800 * 800 / np.pi)
-    assert tissue.description == f"shell of body 1-{radius:.3g} px around it"
+    assert tissue.description == f"body within {radius:.3g} px of it"
     middle = tissue.region[tissue.region.shape[0] // 2]
     assert middle.sum() == pytest.approx(800 + 2 * radius, abs=8)
 

@@ -45,8 +45,8 @@ def odd_tissue(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 10_000), st.booleans())
-def test_p_equals_the_definition_by_brute_force(seed: int, volume: bool) -> None:
+@given(st.integers(0, 10_000), st.booleans(), st.booleans())
+def test_p_equals_the_definition_by_brute_force(seed: int, volume: bool, exceed: bool) -> None:
     rng = np.random.default_rng(seed)
     shape = (5, 6, 7) if volume else (14, 15)
     image = np.round(rng.standard_normal(shape), 1)
@@ -56,7 +56,8 @@ def test_p_equals_the_definition_by_brute_force(seed: int, volume: bool) -> None
     candidate[tuple(2 for _ in shape)] = rng.random() > 0.5
     domain |= candidate
     kernel = Kernel("gaussian", 0.9)
-    result = placement_test(image, domain, candidate, kernels=[kernel], n_draws=None, seed=seed)
+    how = "exceed" if exceed else "rank"
+    result = placement_test(image, domain, candidate, kernels=[kernel], n_draws=None, overlaps=how, seed=seed)
     observed = mmd2_unbiased(image[candidate], image[domain & ~candidate], kernel)
     everywhere = translations(domain, candidate)
     others = [m for m in everywhere if (m != candidate).any()]
@@ -64,12 +65,12 @@ def test_p_equals_the_definition_by_brute_force(seed: int, volume: bool) -> None
         assert result.abstained is not None
         return
     exceeding = sum(
-        bool((m & candidate).any()) or mmd2_unbiased(image[m], image[domain & ~m], kernel) >= observed - 1e-12
+        (exceed and bool((m & candidate).any())) or mmd2_unbiased(image[m], image[domain & ~m], kernel) >= observed - 1e-12
         for m in others
     )
     assert result.statistic == pytest.approx(observed, abs=1e-10)
     assert result.p_value == pytest.approx((1 + exceeding) / len(everywhere))
-    assert result.floor == pytest.approx((1 + sum((m & candidate).any() for m in others)) / len(everywhere))
+    assert result.floor == pytest.approx((1 + exceed * sum((m & candidate).any() for m in others)) / len(everywhere))
     assert (result.n_draws, result.engine, result.null) == (len(others), "histogram", "placement")
 
 
@@ -104,13 +105,13 @@ def test_sampled_places_are_valid_too(rng: np.random.Generator) -> None:
     assert (p <= 0.1).mean() > 0.03
 
 
-def test_a_large_candidate_cannot_be_significant() -> None:
+def test_a_large_candidate_cannot_be_significant_where_overlaps_exceed() -> None:
     domain = disc((40, 40), (20, 20), 18)
     candidate = disc(domain.shape, (20, 20), 9)
     image = np.round(np.random.default_rng(0).standard_normal(domain.shape), 1) + 50.0 * candidate
-    result = placement_test(image, domain, candidate, seed=0)
+    result = placement_test(image, domain, candidate, overlaps="exceed", seed=0)
     assert result.floor == result.p_value > 0.05
-    ranked = placement_test(image, domain, candidate, overlaps="rank", seed=0)
+    ranked = placement_test(image, domain, candidate, seed=0)
     assert ranked.p_value == ranked.floor == 1 / (1 + ranked.n_draws) < 0.05
 
 
@@ -206,10 +207,10 @@ def test_vector_features_find_a_texture_that_intensity_does_not(rng: np.random.G
     candidate = disc(domain.shape, (12, 12, 8), 2.5)
     features = rng.standard_normal((*domain.shape, 4))
     features[..., 1] = np.where(candidate, np.abs(features[..., 1]), features[..., 1])
-    result = placement_test(features, domain, candidate, overlaps="rank", seed=2)
+    result = placement_test(features, domain, candidate, seed=2)
     assert result.engine == "fourier"
     assert result.p_value < 0.05
-    assert placement_test(features[..., 0], domain, candidate, overlaps="rank", seed=2).p_value > 0.05
+    assert placement_test(features[..., 0], domain, candidate, seed=2).p_value > 0.05
 
 
 def test_many_distinct_values_are_graded(rng: np.random.Generator) -> None:

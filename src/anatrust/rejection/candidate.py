@@ -47,7 +47,7 @@ class Candidate:
     contrast
         Mean inside minus mean of the tissue, in standard deviations of the tissue.
     tissue
-        What it was compared with, in words ("liver", "shell of body 2-20 mm around it").
+        What it was compared with, in words ("liver", "body within 20 mm of the candidates").
     statistic
         The test statistic (unbiased MMD²); larger = more unlike the tissue.
     p_value, p_floor, q_value

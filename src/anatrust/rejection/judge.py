@@ -67,7 +67,7 @@ def reject(
     labels
         The mask to judge: every non-zero label is a lesion label.
     anatomy
-        Organs; the tissue is the organ a candidate lies in. Without it, a shell of body.
+        Organs; the tissue is the organ a candidate lies in. Without it, the body around the candidates.
     probabilities
         The segmenter's probabilities; gates that need them are skipped, in words, without.
     cohort_null

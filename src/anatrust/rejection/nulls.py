@@ -135,7 +135,11 @@ def _places(
     image = comparison.case.scan.array[comparison.tissue.box]
     vectors = comparison.features.ndim > image.ndim
     features = comparison.features if vectors else image.astype(np.float32)
-    return surrogate_max_test(features, domain, candidates, spacing=spacing, n_surrogates=n_surrogates, seed=seed)
+    # Of vectors no side is brighter.
+    direction = "both" if vectors else comparison.case.settings.direction
+    return surrogate_max_test(
+        features, domain, candidates, spacing=spacing, n_surrogates=n_surrogates, direction=direction, seed=seed
+    )
 
 
 def _pixels(comparison: Comparison, position: int, null: Null, n_draws: int, seed: int) -> TestResult:

@@ -100,7 +100,7 @@ class TissueSettings:
         Labels of the anatomy to use (names or numbers, matched without regard to case and
         underscores); empty: for each candidate the organ it lies in, else the nearest one.
     nearest
-        Farthest organ still taken as "nearest"; beyond it the shell of body is used.
+        Farthest organ still taken as "nearest"; beyond it the body around the candidates is used.
     rim
         Organ masks are eroded by this much, and by at least one voxel, against partial volume.
     gap

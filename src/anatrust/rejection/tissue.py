@@ -1,4 +1,4 @@
-"""The normal tissue a candidate is compared with: its organ, or a shell of body around it."""
+"""The normal tissue a candidate is compared with: its organ, or the body around the candidates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Tissue:
         Where it lies in the canonical array; the arrays below have this box's shape. It holds
         all of ``members``.
     region
-        The organ with its rim eroded, or the shell of body; candidates not yet taken out.
+        The organ with its rim eroded, or the body around its members; candidates not yet taken out.
     claims
         How many candidates, dilated by the gap, cover each voxel (uint16).
     members
@@ -219,8 +219,8 @@ def find_tissues(
     -------
     tuple of Tissue
         One for each organ that is needed (with named organs: one for all of them together), and
-        one shell for each candidate that has no organ within ``settings.nearest``. Every
-        position is a member of exactly one.
+        one for all candidates that have no organ within ``settings.nearest``: the body around
+        them. Every position is a member of exactly one.
 
     Raises
     ------
@@ -243,8 +243,7 @@ def find_tissues(
     tissues = []
     for label in sorted(groups):
         if label == 0:
-            body = body_mask(scan)
-            tissues += [_shell(p, body, components, settings, anatomy is not None) for p in groups[0]]
+            tissues += _around(tuple(groups[0]), scan, components, settings, anatomy is not None)
         else:
             assert anatomy is not None
             assert organs is not None
@@ -275,19 +274,31 @@ def _organ(
     return Tissue(name, box, region, _claims(box, components, settings.gap), members)
 
 
-def _shell(
-    position: int,
-    body: npt.NDArray[np.bool_],
-    components: Components,
-    settings: TissueSettings,
-    far: bool,
-) -> Tissue:
-    grid = components.grid
-    size = components.candidates[position].voxels * grid.voxel_volume
-    radius = (size / np.pi) ** 0.5 if grid.ndim == 2 else (3 * size / (4 * np.pi)) ** (1 / 3)
-    outer = max(settings.shell_outer, settings.shell_factor * radius)
-    box = _grown(components.boxes[position], outer, grid)
-    region = (_distance(components.within(position, box), grid.spacing) <= outer) & body[box]
-    why = " (no organ near it)" if far else ""
-    what = f"shell of body {settings.gap:g}-{outer:.3g} {grid.unit} around it{why}"
-    return Tissue(what, box, region, _claims(box, components, settings.gap), (position,))
+def _around(
+    positions: tuple[int, ...], scan: Scan, components: Components, settings: TissueSettings, far: bool
+) -> list[Tissue]:
+    """The body around some candidates, the shells of all of them together, as one tissue.
+
+    One tissue is one family of tests: with a shell for each, every further candidate would cost
+    all others a share of the level, and each would be compared with less.
+    """
+    if not positions:
+        return []
+    grid, body = components.grid, body_mask(scan)
+    reaches = []
+    for position in positions:
+        size = components.candidates[position].voxels * grid.voxel_volume
+        radius = (size / np.pi) ** 0.5 if grid.ndim == 2 else (3 * size / (4 * np.pi)) ** (1 / 3)
+        reaches.append(max(settings.shell_outer, settings.shell_factor * radius))
+    boxes = [_grown(components.boxes[p], reach, grid) for p, reach in zip(positions, reaches, strict=True)]
+    hull = _hull(boxes)
+    region = np.zeros([edge.stop - edge.start for edge in hull], dtype=bool)
+    for position, reach, box in zip(positions, reaches, boxes, strict=True):
+        here = tuple(slice(b.start - h.start, b.stop - h.start) for b, h in zip(box, hull, strict=True))
+        region[here] |= (_distance(components.within(position, box), grid.spacing) <= reach) & body[box]
+    around = "it" if len(positions) == 1 else "the candidates"
+    why = " (no organ near)" if far else ""
+    least, most = min(reaches), max(reaches)
+    reach = f"{most:.3g}" if f"{least:.3g}" == f"{most:.3g}" else f"{least:.3g} to {most:.3g}"
+    what = f"body within {reach} {grid.unit} of {around}{why}"
+    return [Tissue(what, hull, region, _claims(hull, components, settings.gap), positions)]

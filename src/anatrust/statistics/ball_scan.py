@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -17,19 +17,39 @@ IntArray = npt.NDArray[np.int64]
 # Radii of a level in its voxels; the next level halves the resolution and takes the larger ones again.
 _FIRST_RADII: tuple[float, ...] = (0.0, 1.0, 1.42, 2.0, 2.83)
 _LATER_RADII: tuple[float, ...] = (2.0, 2.83)
+# A ball's surroundings are the ball of the scale this much further on, 2.83 times as wide.
+_SURROUND = 3
+# Voxels summed at a time: they stay in the first cache.
+_BLOCK = 1024
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def ball_sums(
-    prefix: npt.NDArray[np.float64], centres: IntArray, first: IntArray, last: IntArray
-) -> npt.NDArray[np.float64]:
-    """Sum over a ball around each centre; the ball is runs [centre + first, centre + last)."""
-    sums = np.zeros(centres.size)
-    for i in range(centres.size):
-        total = 0.0
-        for run in range(first.size):
-            total += prefix[centres[i] + last[run]] - prefix[centres[i] + first[run]]
-        sums[i] = total
+@numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[misc, unused-ignore]
+def shell_sums(
+    padded: FloatArray, blocks: IntArray, offsets: IntArray, ends: IntArray, centres: IntArray, stops: IntArray
+) -> FloatArray:
+    """Sums over nested balls around their centres; each ball is the one before it and a shell.
+
+    `offsets[: ends[r]]` are the voxels of ball r relative to its centre, `centres[stops[r - 1] : stops[r]]`
+    (ascending) where it is wanted; `blocks` are the starts of the blocks of voxels that hold a centre.
+    """
+    sums = np.empty(centres.size, dtype=np.float32)
+    total = np.empty(_BLOCK, dtype=np.float32)
+    done = np.zeros(stops.size, dtype=np.int64)
+    done[1:] = stops[:-1]
+    for start in blocks:
+        total[:] = 0.0
+        first = 0
+        for ball in range(ends.size):
+            for k in range(first, ends[ball]):
+                part = padded[start + offsets[k] : start + offsets[k] + _BLOCK]
+                for i in range(_BLOCK):
+                    total[i] += part[i]
+            first = ends[ball]
+            j = done[ball]
+            while j < stops[ball] and centres[j] < start + _BLOCK:
+                sums[j] = total[centres[j] - start]
+                j += 1
+            done[ball] = j
     return sums
 
 
@@ -41,25 +61,43 @@ class Scale:
     ----------
     radius
         In the unit of the spacing; 0 means single voxels.
-    level
-        Level of the pyramid on which they are summed.
     places
         About how many disjoint balls the tissue holds.
-    centres
-        Flat indices, on the padded level, of the centres of balls at least half of which is tissue.
-    first, last
-        Runs of the ball relative to its centre.
+    positions
+        ``(places, ndim)`` centres of the balls at least half of which is tissue, in the unit of the spacing.
     weight
         1 / (tissue within each ball).
+    around
+        For each ball the number of the place of the ball 2.83 times as wide (three scales on)
+        whose centre is nearest; None for the three widest scales.
     """
 
     radius: float
-    level: int
     places: float
+    positions: npt.NDArray[np.float64]
+    weight: FloatArray
+    around: IntArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """One resolution of the pyramid: how it is padded, and which sums are taken on it."""
+
+    halved: tuple[int, ...]
+    pad: tuple[tuple[int, int], ...]
+    ends: IntArray
+    offsets: IntArray
+    blocks: IntArray
     centres: IntArray
-    first: IntArray
-    last: IntArray
-    weight: npt.NDArray[np.float64]
+    stops: IntArray
+
+    def sums(self, level: FloatArray) -> list[FloatArray]:
+        """Sums over the balls of every radius at this level."""
+        # Blocks may reach past the end and balls past the beginning of the flat array.
+        margin = int(np.abs(self.offsets).max(initial=0)) + _BLOCK
+        padded = np.pad(np.pad(level, self.pad).reshape(-1), margin)
+        found = shell_sums(padded, self.blocks + margin, self.offsets, self.ends, self.centres + margin, self.stops)
+        return np.split(found, self.stops[:-1])
 
 
 class BallScan:
@@ -77,67 +115,94 @@ class BallScan:
 
     def __init__(self, tissue: FloatArray, spacing: Sequence[float], min_places: float = 10.0) -> None:
         self.tissue = np.ascontiguousarray(tissue, dtype=np.float32)
-        self._halvings: list[tuple[int, ...]] = []
-        self._pads: list[tuple[tuple[int, int], ...]] = []
-        self._shapes: list[tuple[int, ...]] = []
-        self._steps: list[npt.NDArray[np.float64]] = []
         self.scales: list[Scale] = []
+        self._levels: list[_Level] = []
         volume = float(self.tissue.sum()) * float(np.prod(spacing))
         level, step, radii = self.tissue, np.array(spacing, dtype=float), _FIRST_RADII
+        halved: tuple[int, ...] = ()
         while True:
             # The finest axis, so that radii follow one another without a gap where slices are thick.
             unit = float(step.min())
-            pad = tuple((int(max(radii) * unit / s) + 1,) * 2 for s in step)
-            padded = np.pad(level, pad)
-            self._shapes.append(padded.shape)
-            self._steps.append(step)
-            prefix = _prefix(padded)
-            enough = True
-            for radius in radii:
-                first, last, size = _ball_runs(radius * unit, step, padded.shape)
-                ball = size * float(np.prod(step))
-                enough = volume >= min_places * ball
-                if not enough:
-                    break
-                inside = np.flatnonzero(padded.reshape(-1) >= 0.5)
-                held = ball_sums(prefix, inside, first, last)
-                half = held >= 0.5 * size
-                self.scales.append(
-                    Scale(radius * unit, len(self._pads), volume / ball, inside[half], first, last, 1.0 / held[half])
-                )
-            self._pads.append(pad)
-            if not enough:
-                break
-            axes = tuple(int(a) for a in np.flatnonzero(step < 1.5 * step.min()))
-            self._halvings.append(axes)
-            level, radii = halve(level, axes), _LATER_RADII
-            step = step * np.where(np.isin(range(step.size), axes), 2.0, 1.0)
-
-    def positions(self, scale: int) -> npt.NDArray[np.float64]:
-        """``(places, ndim)`` positions of the centres of a scale, in the unit of the spacing."""
-        level = self.scales[scale].level
-        where = np.stack(np.unravel_index(self.scales[scale].centres, self._shapes[level]), axis=1)
-        return np.asarray(where * self._steps[level])
-
-    def means(self, field: FloatArray) -> list[npt.NDArray[np.float64]]:
-        """Tissue-weighted mean of a field over each ball, one array a scale."""
-        level, result = field * self.tissue, []
-        for number in range(self.scales[-1].level + 1):
-            if number:
-                level = halve(level, self._halvings[number - 1])
-            prefix = _prefix(np.pad(level, self._pads[number]))
-            result += [
-                ball_sums(prefix, scale.centres, scale.first, scale.last) * scale.weight
-                for scale in self.scales
-                if scale.level == number
+            shells = [
+                _shell(inner * unit, outer * unit, step) for inner, outer in zip((-1.0, *radii), radii, strict=False)
             ]
-        return result
+            sizes = np.cumsum([len(shell) for shell in shells])
+            wide = volume >= min_places * sizes * float(np.prod(step))
+            count = int(np.argmin(wide)) if not wide.all() else len(radii)
+            if count:
+                self._add(level, step, halved, np.array(radii[:count]) * unit, shells[:count], volume)
+            if count < len(radii):
+                break
+            halved = tuple(int(a) for a in np.flatnonzero(step < 1.5 * step.min()))
+            level, radii = halve(level, halved), _LATER_RADII
+            step = step * np.where(np.isin(range(step.size), halved), 2.0, 1.0)
+        self._join()
+
+    def _add(
+        self,
+        level: FloatArray,
+        step: npt.NDArray[np.float64],
+        halved: tuple[int, ...],
+        radii: npt.NDArray[np.float64],
+        shells: list[IntArray],
+        volume: float,
+    ) -> None:
+        """Plan one level and its scales."""
+        pad = tuple((int(radii.max() / s) + 1,) * 2 for s in step)
+        padded = np.pad(level, pad)
+        strides = np.append(np.cumprod(np.array(padded.shape[:0:-1]))[::-1], 1)
+        offsets = np.concatenate([np.sort(shell @ strides) for shell in shells])
+        ends = np.cumsum([len(shell) for shell in shells])
+        inside = np.flatnonzero(padded.reshape(-1) >= 0.5)
+        everywhere = _Level(
+            halved,
+            pad,
+            ends,
+            offsets,
+            _blocks(inside),
+            np.tile(inside, len(ends)),
+            inside.size * np.arange(1, len(ends) + 1),
+        )
+        centres = []
+        for radius, size, held in zip(radii, ends, everywhere.sums(level), strict=True):
+            half = held >= 0.5 * size
+            where = np.stack(np.unravel_index(inside[half], padded.shape), axis=1) - [before for before, _ in pad]
+            # The middle of a voxel of this level, in the unit of the spacing.
+            positions = (where + 0.5) * step
+            ball = float(size) * float(np.prod(step))
+            self.scales.append(Scale(float(radius), volume / ball, positions, (1.0 / held[half]).astype(np.float32)))
+            centres.append(inside[half])
+        stops = np.cumsum([part.size for part in centres])
+        self._levels.append(replace(everywhere, centres=np.concatenate(centres), stops=stops))
+
+    def _join(self) -> None:
+        """Find the surroundings of every ball."""
+        from scipy.spatial import cKDTree
+
+        for number in range(len(self.scales) - _SURROUND):
+            wider = cKDTree(self.scales[number + _SURROUND].positions)
+            around = wider.query(self.scales[number].positions)[1].astype(np.int64)
+            self.scales[number] = replace(self.scales[number], around=around)
+
+    def means(self, field: FloatArray) -> list[FloatArray]:
+        """Tissue-weighted mean of a field over each ball, one array a scale."""
+        level, sums = field * self.tissue, []
+        for plan in self._levels:
+            level = halve(level, plan.halved)
+            sums += plan.sums(level)
+        return [total * scale.weight for total, scale in zip(sums, self.scales, strict=True)]
+
+    def contrasts(self, field: FloatArray) -> list[FloatArray]:
+        """Mean of each ball minus that of its surroundings, one array a scale; the three widest scales have none."""
+        means = self.means(field)
+        return [
+            mean if scale.around is None else mean - means[number + _SURROUND][scale.around]
+            for number, (mean, scale) in enumerate(zip(means, self.scales, strict=True))
+        ]
 
 
-def _prefix(padded: FloatArray) -> npt.NDArray[np.float64]:
-    out = np.zeros(padded.size + 1)
-    np.cumsum(padded.reshape(-1), out=out[1:], dtype=np.float64)
-    return out
+def _blocks(centres: IntArray) -> IntArray:
+    return np.asarray(np.unique(centres // _BLOCK) * _BLOCK, dtype=np.int64)
 
 
 def halve(array: FloatArray, axes: Sequence[int]) -> FloatArray:
@@ -172,14 +237,13 @@ def block_sums(array: FloatArray, factors: Sequence[int] | npt.NDArray[np.int64]
     return array
 
 
-def _ball_runs(radius: float, step: npt.NDArray[np.float64], shape: tuple[int, ...]) -> tuple[IntArray, IntArray, int]:
-    """Runs along the last axis of a ball, as flat offsets, and its number of voxels."""
-    reach = [int(radius / s) for s in step]
-    where = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach[:-1]], indexing="ij"), axis=-1)
-    where = where.reshape(-1, len(reach) - 1)
-    left = radius**2 - ((where * step[:-1]) ** 2).sum(axis=1)
-    where, left = where[left >= -1e-9], left[left >= -1e-9]
-    half = (np.sqrt(np.maximum(left, 0.0)) / step[-1] + 1e-9).astype(np.int64)
-    strides = np.append(np.cumprod(np.array(shape[:0:-1]))[::-1], 1)
-    middle = where @ strides[:-1]
-    return middle - half, middle + half + 1, int((2 * half + 1).sum())
+def _shell(inner: float, outer: float, step: npt.NDArray[np.float64]) -> IntArray:
+    """Voxels farther than `inner` (below 0: none is left out) and up to `outer` from a voxel, ``(n, ndim)``."""
+    reach = [int(outer / s + 1e-9) for s in step]
+    where = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), axis=-1).reshape(-1, step.size)
+    squares = ((where * step) ** 2).sum(axis=1)
+    slack = 1e-9 * float(step.min()) ** 2
+    within = squares <= outer**2 + slack
+    if inner >= 0:
+        within &= squares > inner**2 + slack
+    return np.asarray(where[within], dtype=np.int64)

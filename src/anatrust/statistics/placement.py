@@ -30,7 +30,7 @@ def placement_test(
     spacing: Sequence[float] | None = None,  # noqa: ARG001
     kernels: Sequence[Kernel] | None = None,
     n_draws: int | None = 999,
-    overlaps: _Overlaps = "exceed",
+    overlaps: _Overlaps = "rank",
     seed: int,
 ) -> TestResult:
     """Test whether a candidate differs from its own shape laid at other places of the tissue.
@@ -38,9 +38,7 @@ def placement_test(
     The statistic of a place S + t is MMD²_u between the features in S + t and those in the
     rest of the tissue, by the same rule for the candidate and for every other place. All
     admissible translations are enumerated when there are at most `n_draws` of them, else
-    `n_draws` are drawn without replacement. A place that overlaps the candidate counts as an
-    exceedance whatever its statistic:
-    p = (1 + #{disjoint places ≥ observed} + #{overlapping places}) / (1 + #{other places}).
+    `n_draws` are drawn without replacement: p = (1 + #{other places ≥ observed}) / (1 + #{other places}).
 
     Parameters
     ----------
@@ -63,11 +61,10 @@ def placement_test(
     n_draws
         Other places compared at most; None for all that exist.
     overlaps
-        ``"exceed"``: a place that overlaps the candidate counts as an exceedance.
-        ``"rank"``: it is ranked by its statistic like any other place. Also exact (see
-        Guarantee), with a floor of 1/(1 + other places) and hence power for candidates that are
-        large for their tissue; but then p measures only how well the shape sits on the odd
-        spot, not how rare such spots are.
+        ``"rank"``: a place that overlaps the candidate is ranked by its statistic like any other.
+        ``"exceed"``: it counts as an exceedance whatever its statistic. Also exact, and p then says
+        how rare places as odd as the candidate's *spot* are; but the floor is the share of
+        overlapping places, and candidates that are large for their tissue can never be significant.
     seed
         Seed of the sample (and, for several features, of the frequencies).
 
@@ -75,10 +72,9 @@ def placement_test(
     -------
     TestResult
         ``statistic`` is MMD² for one kernel; for several the largest MMD² / (its standard
-        deviation over the places). ``floor`` is the share of places that overlap the
-        candidate, itself included: a candidate that is large for its tissue cannot be
-        significant. Abstains when candidate or rest has fewer than 2 voxels, or no other
-        place exists.
+        deviation over the places). ``floor`` is 1 / (1 + other places), with ``"exceed"`` the share of
+        places that overlap the candidate, itself included. Abstains when candidate or rest has
+        fewer than 2 voxels, or no other place exists.
 
     Raises
     ------
@@ -89,10 +85,14 @@ def placement_test(
     Guarantee
     ---------
     P(p ≤ t) ≤ t exactly, for a place chosen uniformly among the admissible ones without looking
-    at the image, whatever the tissue (no stationarity needed): the places' statistics do
-    not depend on which of them is the candidate, the kernels and their aggregation are
-    symmetric in the places, and counting overlaps only raises p. It does NOT hold for a place
-    chosen because it looks odd: use `surrogate_max_test` or a cohort there.
+    at the image, whatever the tissue (no stationarity needed). Proof: each place's statistic is a
+    function of the image and the place, by one rule that does not know which place is the
+    candidate; kernels and their aggregation are symmetric in the places. Given the image, the
+    candidate's place and the other places compared are an exchangeable sample of all admissible ones,
+    so the rank of its statistic among theirs is uniform, ties raising p; that the sets overlap
+    makes the statistics dependent, which exchangeability allows. Counting overlaps as exceedances only raises
+    p. It needs a domain that was not laid around the candidate (an organ, not a shell). It does NOT hold
+    for a place chosen because it looks odd: use `surrogate_max_test` or a cohort there.
 
     Notes
     -----
@@ -132,7 +132,7 @@ def placement_tests(
     spacing: Sequence[float] | None = None,  # noqa: ARG001
     kernels: Sequence[Kernel] | None = None,
     n_draws: int | None = 999,
-    overlaps: _Overlaps = "exceed",
+    overlaps: _Overlaps = "rank",
     seeds: Sequence[int] | None = None,
     seed: int,
 ) -> list[TestResult]:

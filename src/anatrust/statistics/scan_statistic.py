@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numba
@@ -10,88 +11,108 @@ import numpy.typing as npt
 
 from anatrust.statistics.ball_scan import BallScan
 
-__all__ = ["SHARES", "CandidateScore", "ScanStatistic"]
+__all__ = ["SHARES", "Members", "ScanStatistic"]
 
-FloatArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+Combination = tuple[int, int]
 
 SHARES = np.array([0.0, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 """Shares of the places that may be left out around a candidate before centre and spread are taken."""
 
 # Centre: the median. Spread: half the distance between the deciles, which a few lesions cannot move far.
-_LOW, _MIDDLE, _HIGH = 0.1, 0.5, 0.9
-_MANY, _FEW = 2048, 512
+_RANKS = (0.1, 0.5, 0.9)
+_MANY, _FEW = 4096, 512
+_GRADES = 512
 _FEWEST = 20
 # A candidate that touches up to this share of the places stays among them.
 _NEGLIGIBLE = 0.05
-# A ball belongs to a candidate when half of it does; its core is where that share is nearly the largest.
-_HALF, _CORE = 0.5, 0.9
+# A ball belongs to a candidate when half of it does.
+_HALF = 0.5
 # Balls down to this share of the largest fitting radius describe a candidate.
 _WINDOW = 0.33
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def extremes(
-    means: FloatArray, many: IntArray, few: IntArray, where: FloatArray, shares: FloatArray, ranks: FloatArray
-) -> FloatArray:
-    """Largest standardised deviation, for each share of places left out around the extreme one.
+def deciles(values: FloatArray, step: int) -> tuple[float, float]:
+    """Median of every `step`-th value and half the distance between the outer deciles, by counting."""
+    lowest = highest = values[0]
+    count = 0
+    for i in range(0, values.size, step):
+        lowest, highest = min(lowest, values[i]), max(highest, values[i])
+        count += 1
+    width = (highest - lowest) / _GRADES
+    if width <= 0:
+        return float(lowest), 1e-9
+    counts = np.zeros(_GRADES + 1, dtype=np.int64)
+    for i in range(0, values.size, step):
+        counts[int((values[i] - lowest) / width)] += 1
+    found = np.empty(3)
+    seen, rank = 0.0, 0
+    for grade in range(_GRADES + 1):
+        while rank < 3 and seen + counts[grade] > _RANKS[rank] * count:
+            found[rank] = lowest + width * (grade + (_RANKS[rank] * count - seen) / counts[grade])
+            rank += 1
+        seen += counts[grade]
+    return found[1], max((found[2] - found[0]) / 2, 1e-9)
 
-    `many` and `few` index the places from which centre and spread are taken, `where` are their
-    positions; `ranks` are the three quantile levels.
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def extremes(
+    values: FloatArray, step: int, few: IntArray, where: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Largest standardised deviation upwards and downwards, ``(len(shares), 2)``.
+
+    Each share of the places around the extreme one is left out before centre and spread are
+    taken from the places `few`; share 0 leaves out none and takes every `step`-th place.
+    `where` are the positions of all places.
     """
-    result = np.zeros(shares.size)
-    ordered = np.sort(means[many])
-    middle = ordered[int(ranks[1] * ordered.size)]
-    spread = max((ordered[int(ranks[2] * ordered.size)] - ordered[int(ranks[0] * ordered.size)]) / 2, 1e-9)
-    top, bottom = np.argmax(means), np.argmin(means)
-    result[0] = max(means[top] - middle, middle - means[bottom]) / spread
-    sample = means[few]
-    order = np.argsort(sample)
+    result = np.zeros((shares.size, 2))
+    sample = values[few]
     distance = np.empty(few.size)
-    for extreme in (top, bottom):
-        for i in range(few.size):
-            squared = 0.0
-            for axis in range(where.shape[1]):
-                squared += (where[few[i], axis] - where[extreme, axis]) ** 2
-            distance[i] = squared
-        ranked = np.sort(distance)
-        for j in range(1, shares.size):
-            limit = ranked[int(np.ceil(shares[j] * few.size)) - 1]
-            left = np.sum(distance > limit)
-            if left == 0:
-                continue
-            kept = np.empty(left)
-            seen = 0
-            for i in order:
-                if distance[i] > limit:
-                    kept[seen] = sample[i]
-                    seen += 1
-            spread = max((kept[int(ranks[2] * left)] - kept[int(ranks[0] * left)]) / 2, 1e-9)
-            result[j] = max(result[j], abs(means[extreme] - kept[int(ranks[1] * left)]) / spread)
+    for side in range(2):
+        extreme = np.argmax(values) if side == 0 else np.argmin(values)
+        sign = 1.0 if side == 0 else -1.0
+        for j in range(shares.size):
+            if shares[j] == 0.0:
+                middle, spread = deciles(values, step)
+            else:
+                for i in range(few.size):
+                    squared = 0.0
+                    for axis in range(where.shape[1]):
+                        squared += (where[few[i], axis] - where[extreme, axis]) ** 2
+                    distance[i] = squared
+                limit = np.sort(distance)[int(np.ceil(shares[j] * few.size)) - 1]
+                left = distance > limit
+                if not left.any():
+                    continue
+                middle, spread = deciles(sample[left], 1)
+            result[j, side] = sign * (values[extreme] - middle) / spread
     return result
 
 
 @dataclass(frozen=True, eq=False)
-class CandidateScore:
-    """Where a candidate's balls are compared, and how odd they are.
+class Members:
+    """The balls that belong to a candidate.
 
     Attributes
     ----------
-    scales
-        Numbers of the scales that describe it.
-    shares
-        For each, the number of the share (in `SHARES`) that is left out.
-    scores
-        For each, |mean of its core − centre| / spread, at least 0.
+    combinations
+        Numbers of the scales that describe it, each with the number of the share (in
+        `SHARES`) of places that is left out; ascending.
+    own
+        For each, the numbers of the places of its balls.
+    apart
+        For each, the places from which centre and spread are taken; None for the usual ones.
     """
 
-    scales: IntArray
-    shares: IntArray
-    scores: FloatArray
+    combinations: tuple[Combination, ...]
+    own: tuple[IntArray, ...]
+    apart: tuple[IntArray | None, ...]
 
 
 class ScanStatistic:
-    """Standardised ball means of one tissue.
+    """Standardised ball contrasts of one tissue.
 
     Parameters
     ----------
@@ -107,49 +128,63 @@ class ScanStatistic:
 
     def __init__(self, scan: BallScan) -> None:
         self.scan = scan
-        self._many = [np.arange(0, s.centres.size, -(-s.centres.size // _MANY)) for s in scan.scales]
-        self._few = [np.arange(0, s.centres.size, -(-s.centres.size // _FEW)) for s in scan.scales]
-        self._where = [scan.positions(i) for i in range(len(scan.scales))]
-        self._ranks = np.array([_LOW, _MIDDLE, _HIGH])
+        counts = [scale.weight.size for scale in scan.scales]
+        self._steps = [-(-count // _MANY) for count in counts]
+        self._few = [np.arange(0, count, -(-count // _FEW)) for count in counts]
 
-    def maxima(self, field: npt.NDArray[np.float32]) -> FloatArray:
-        """Largest standardised deviation of a field at each scale and share, ``(scales, len(SHARES))``."""
-        return np.array(
+    def maxima(self, field: FloatArray, combinations: Iterable[Combination]) -> npt.NDArray[np.float64]:
+        """Largest deviations up and down of a field for ascending combinations of scale and share, ``(n, 2)``."""
+        shares: dict[int, list[int]] = {}
+        for scale, share in combinations:
+            shares.setdefault(scale, []).append(share)
+        contrasts = self.scan.contrasts(field)
+        return np.concatenate(
             [
-                extremes(means, many, few, where, SHARES, self._ranks)
-                for means, many, few, where in zip(
-                    self.scan.means(field), self._many, self._few, self._where, strict=True
-                )
+                extremes(contrasts[i], self._steps[i], self._few[i], self.scan.scales[i].positions, SHARES[chosen])
+                for i, chosen in shares.items()
             ]
         )
 
-    def candidate(self, means: list[FloatArray], held: list[FloatArray]) -> CandidateScore:
-        """Score a candidate.
+    def members(self, held: list[FloatArray]) -> Members:
+        """Find the balls of a candidate.
 
         Parameters
         ----------
-        means
-            Ball means of the field (`BallScan.means`).
         held
             Ball means of the candidate's indicator: the share of each ball that it holds.
         """
-        largest = np.array([share.max() for share in held])
         radii = np.array([scale.radius for scale in self.scan.scales])
-        fitting = np.flatnonzero(largest >= _HALF)
-        if not fitting.size:
+        own = [np.flatnonzero(share >= _HALF) for share in held]
+        if not any(places.size for places in own):
             # Smaller than any ball: the smallest ball is all there is.
-            fitting = np.flatnonzero(largest[:1] > 0)
-        scales, shares, scores = [], [], []
-        for i in fitting[radii[fitting] >= _WINDOW * radii[fitting].max(initial=0.0)]:
-            core = means[i][held[i] >= _CORE * largest[i]].mean()
+            own[0] = np.flatnonzero(held[0] >= max(float(held[0].max()), 1e-9))
+        fitting = np.array([places.size > 0 for places in own])
+        found: list[tuple[Combination, IntArray, IntArray | None]] = []
+        for i in np.flatnonzero(fitting & (radii >= _WINDOW * radii[fitting].max(initial=0.0))):
             touched = held[i] > 0
             share = float(touched.mean())
-            j = 0 if share <= _NEGLIGIBLE else int(np.searchsorted(SHARES, share))
-            rest = means[i][self._many[i]] if j == 0 else means[i][self._few[i]][~touched[self._few[i]]]
-            if j == SHARES.size or rest.size < _FEWEST:
+            if share <= _NEGLIGIBLE:
+                found.append(((int(i), 0), own[i], None))
                 continue
-            low, middle, high = np.sort(rest)[[int(rank * rest.size) for rank in self._ranks]]
-            scales.append(int(i))
-            shares.append(j)
-            scores.append(abs(core - middle) / max((high - low) / 2, 1e-9))
-        return CandidateScore(np.array(scales, dtype=int), np.array(shares, dtype=int), np.array(scores))
+            apart = self._few[i][~touched[self._few[i]]]
+            j = int(np.searchsorted(SHARES, share))
+            if j < SHARES.size and apart.size >= _FEWEST:
+                found.append(((int(i), j), own[i], apart))
+        combinations, places, rest = zip(*found, strict=True) if found else ((), (), ())
+        return Members(combinations, places, rest)
+
+    def scores(self, field: FloatArray, candidates: Iterable[Members]) -> list[npt.NDArray[np.float64]]:
+        """The oddest ball of each candidate upwards and downwards, ``(combinations, 2)`` for each."""
+        contrasts = self.scan.contrasts(field)
+        usual = [deciles(values, step) for values, step in zip(contrasts, self._steps, strict=True)]
+        result = []
+        for candidate in candidates:
+            scores = np.empty((len(candidate.combinations), 2))
+            for row, ((i, _), own, apart) in enumerate(
+                zip(candidate.combinations, candidate.own, candidate.apart, strict=True)
+            ):
+                middle, spread = usual[i] if apart is None else deciles(contrasts[i][apart], 1)
+                mine = contrasts[i][own]
+                scores[row] = (mine.max() - middle) / spread, (middle - mine.min()) / spread
+            result.append(scores)
+        return result

@@ -1,4 +1,4 @@
-"""The texture of a tissue: its marginal distribution, its autocorrelation, and copies of it."""
+"""The texture of a tissue: its marginal distribution, its autocorrelation, and random fields that share it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 _TAILS = np.array([0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3])
+_MAX_TAIL = 0.5
 # Beyond these normal scores a value tells of an object, not of the correlation of the texture.
 _CLIP = 3.5
 # Lags up to this share of the tissue's diameter are used; further ones are mostly noise.
@@ -32,7 +33,9 @@ class Marginal:
     """Tukey's g-and-h distribution: X = median + scale · (e^{gZ} − 1)/g · e^{hZ²/2}, Z normal.
 
     Fitted to the central 96 % of the values, so that a lesion of a few percent changes little
-    and its own values are judged by extrapolation instead of being taken for the tail.
+    and its own values are judged by extrapolation instead of being taken for the tail. Only the
+    smooth shape is matched: ranking the values would, with few independent patches, sharpen
+    the highest peak of the tissue into one that no random field has.
 
     Attributes
     ----------
@@ -54,7 +57,7 @@ class Marginal:
     tail: float = 0.0
 
     @classmethod
-    def of(cls, values: npt.NDArray[np.floating], *, max_tail: float = 0.5) -> Marginal | None:
+    def of(cls, values: npt.NDArray[np.floating]) -> Marginal | None:
         """Fit by quantiles; None when more than half of the spread is one single value."""
         quantiles = np.quantile(values, np.concatenate([_TAILS, [0.5], 1.0 - _TAILS]))
         n = _TAILS.size
@@ -66,7 +69,7 @@ class Marginal:
         z, below, above = z[use], below[use], above[use]
         skew = float(np.clip(np.median(np.log(above / below) / z), -1.2, 1.2))
         width = np.log((above + below) / _spread(skew, z))
-        tail = float(np.clip(np.polyfit(z**2 / 2, width, 1)[0], 0.0, max_tail)) if z.size > 1 else 0.0
+        tail = float(np.clip(np.polyfit(z**2 / 2, width, 1)[0], 0.0, _MAX_TAIL)) if z.size > 1 else 0.0
         return cls(middle, math.exp(float(np.mean(width - tail * z**2 / 2))), skew, tail)
 
     def normal_scores(self, values: npt.NDArray[np.floating]) -> FloatArray:
@@ -75,11 +78,6 @@ class Marginal:
         bent = z if self.skew == 0 else np.expm1(self.skew * z) / self.skew
         quantiles = self.median + self.scale * bent * np.exp(self.tail * z**2 / 2)
         return np.asarray(np.interp(values, np.maximum.accumulate(quantiles), z), dtype=np.float32)
-
-    def values(self, scores: FloatArray) -> FloatArray:
-        """The inverse of `normal_scores`, in units of `scale` above the median, float32."""
-        bent = scores if self.skew == 0 else np.expm1(np.float32(self.skew) * scores) / np.float32(self.skew)
-        return bent if self.tail == 0 else bent * np.exp(np.float32(self.tail / 2) * scores**2)
 
 
 def _spread(skew: float, z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

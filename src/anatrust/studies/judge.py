@@ -60,8 +60,8 @@ def p_values(
     Parameters
     ----------
     null
-        ``iid``, ``block``, ``placement``, ``placement-rank`` (places that overlap the candidate
-        are ranked like any other) or ``surrogate-max``.
+        ``iid``, ``block``, ``placement``, ``placement-exceed`` (places that overlap the
+        candidate count as exceedances) or ``surrogate-max``.
     features, sample
         Features on the sample's grid.
     candidates
@@ -78,7 +78,7 @@ def p_values(
     others = [
         None if alone or len(candidates) == 1 else (every - g > 0) & ~c for c, g in zip(candidates, grown, strict=True)
     ]
-    if null in ("placement", "placement-rank"):
+    if null in ("placement", "placement-exceed"):
         return placement_tests(
             features,
             domain,
@@ -86,7 +86,7 @@ def p_values(
             excluded=others,
             spacing=sample.spacing,
             n_draws=draws,
-            overlaps="exceed" if null == "placement" else "rank",
+            overlaps="exceed" if null == "placement-exceed" else "rank",
             seeds=[seed + k for k in range(len(candidates))],
             seed=seed,
         )

@@ -31,7 +31,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "anatrust.statistics.places",
         "anatrust.statistics.place_statistics",
     ),
-    "placement-rank": (
+    "placement-exceed": (
         *_COMMON,
         "anatrust.statistics.placement",
         "anatrust.statistics.places",

@@ -33,7 +33,7 @@ from anatrust.studies.tissues import (
 __all__ = ["STUDY"]
 
 _SELF = ("anatrust.studies.null_validity",)
-_NULLS = ("iid", "block", "placement", "placement-rank", "surrogate-max")
+_NULLS = ("iid", "block", "placement", "placement-exceed", "surrogate-max")
 _DRAWS = 199
 _SURROGATES = 99
 

@@ -28,7 +28,7 @@ _NAMES = {
     "cardiac": "cardiac MR",
     "texture": "texture",
 }
-_NULLS = ("iid", "block", "placement", "placement-rank", "surrogate-max")
+_NULLS = ("iid", "block", "placement", "placement-exceed", "surrogate-max")
 
 
 def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
@@ -118,7 +118,7 @@ def _targets(rates: Mapping[str, Any], cohorts: Mapping[str, Any]) -> list[dict[
                 }
             )
 
-    for null in ("placement", "placement-rank"):
+    for null in ("placement", "placement-exceed"):
         for source, name in _NAMES.items():
             pooled = _pool(rates, "random", (source,), null, None)
             add(f"{null}, random places, {name}: P(p ≤ 0.05)", pooled["k"], pooled["n"], 0.05, "places")

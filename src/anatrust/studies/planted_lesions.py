@@ -44,9 +44,9 @@ _ORGANS = {
     ("phantom", "spleen"): 0,
 }
 # Lesions per combination of contrast and diameter.
-_REPEATS = {"placement": 12, "placement-rank": 12, "iid": 6, "block": 6, "surrogate-max": 6, "cohort": 12}
+_REPEATS = {"placement": 12, "placement-exceed": 12, "iid": 6, "block": 6, "surrogate-max": 6, "cohort": 12}
 _COHORT = 79
-_PLAIN_NULLS = ("iid", "block", "placement", "placement-rank", "surrogate-max")
+_PLAIN_NULLS = ("iid", "block", "placement", "placement-exceed", "surrogate-max")
 
 
 def _cells(context: Context) -> list[Cell]:

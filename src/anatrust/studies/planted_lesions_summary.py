@@ -54,7 +54,7 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
                 }
             )
 
-    for null, source, organ in product(("placement", "placement-rank"), _NAMES, ("liver", "spleen")):
+    for null, source, organ in product(("placement", "placement-exceed"), _NAMES, ("liver", "spleen")):
         add(
             f"{null}, {_NAMES[source]} {organ}, 1 SD, ≥ 10 mm",
             pooled(null, lambda s, o, c, d, s0=source, o0=organ: (s, o, c) == (s0, o0, 1.0) and d >= 10),  # type: ignore[misc]
