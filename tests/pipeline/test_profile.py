@@ -109,6 +109,8 @@ def rewritten(path: Path, change: object) -> Path:
         (lambda d: d.update(schema_version=0), "unknown schema version"),
         (lambda d: d.update(format="other"), "not an anatrust profile"),
         (lambda d: d["sections"]["rejection"].update(patients=9), "9 patients"),
+        (lambda d: d["sections"]["rejection"].update(score="mmd2/9"), "scored by mmd2/9, this version scores by"),
+        (lambda d: d["sections"]["rejection"].pop("score"), "scored by mmd2-volume/1, this version"),
         (lambda d: d["sections"]["rejection"].pop("scans"), "inconsistent"),
         (lambda d: d["sections"]["rejection"]["settings"].update(alpha=7), "inconsistent"),
         (lambda d: d["sections"]["rejection"]["settings"].update(new_option=1), "inconsistent"),

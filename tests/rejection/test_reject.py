@@ -379,10 +379,11 @@ def test_too_large_a_candidate_abstains_by_its_floor():
     image = _noise((30, 30))
     mask = _square((30, 30), 4, 16)
     image[mask] += 50
-    (candidate,) = _decide(image, mask, np.ones((30, 30))).candidates
+    # The shape fits at 361 places, itself included: no p-value is below 1/361.
+    (candidate,) = _decide(image, mask, np.ones((30, 30)), alpha=0.0025).candidates
     assert candidate.decision == "undecidable"
-    assert candidate.p_floor > 0.1
-    assert "is above the 0.1 needed" in candidate.reason
+    assert candidate.p_value == candidate.p_floor == pytest.approx(1 / 361)
+    assert "is above the 0.0025 needed" in candidate.reason
 
 
 def test_grey_values_too_large_to_square():

@@ -65,7 +65,8 @@ def test_p_equals_the_definition_by_brute_force(seed: int, volume: bool, exceed:
         assert result.abstained is not None
         return
     exceeding = sum(
-        (exceed and bool((m & candidate).any())) or mmd2_unbiased(image[m], image[domain & ~m], kernel) >= observed - 1e-12
+        (exceed and bool((m & candidate).any()))
+        or mmd2_unbiased(image[m], image[domain & ~m], kernel) >= observed - 1e-12
         for m in others
     )
     assert result.statistic == pytest.approx(observed, abs=1e-10)

@@ -16,6 +16,7 @@ from anatrust.pipeline.archive import read_archive, write_archive
 from anatrust.pipeline.fit_thresholds import GatesSection
 from anatrust.pipeline.screening import ScreeningSection
 from anatrust.pipeline.sets import SetsSection
+from anatrust.rejection.score import SCORE_IDENTITY
 from anatrust.rejection.settings import RejectionSettings
 from anatrust.statistics.conformal_p import CohortNull
 
@@ -115,6 +116,7 @@ class Profile:
             null = CohortNull(tuple(np.array(scores, dtype=np.float64) for scores in patients))
             arrays["rejection"] = null.to_arrays()
             sections["rejection"] = {
+                "score": SCORE_IDENTITY,
                 "settings": section.settings.to_json(),
                 "patients": null.n_patients,
                 "scans": section.scans,
@@ -202,6 +204,10 @@ def _read_v1(document: Mapping[str, Any], arrays: Mapping[str, Mapping[str, npt.
     plain = document["sections"].get("rejection")
     section = None
     if plain is not None:
+        # Scores of another definition cannot be ranked among those of this one.
+        score = plain.get("score", "mmd2-volume/1")
+        if score != SCORE_IDENTITY:
+            raise FormatError(f"its candidates were scored by {score}, this version scores by {SCORE_IDENTITY}")
         null = CohortNull.from_arrays(arrays["rejection"])
         if null.n_patients != plain["patients"]:
             raise FormatError(f"it names {plain['patients']} patients and holds {null.n_patients}")

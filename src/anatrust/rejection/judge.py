@@ -209,8 +209,6 @@ def _gather(case: Case, null: Null, cohort_null: CohortNull | None, seed: int) -
         able = [k for k in tissue.members if evidence[k].unable is None]
         if not able:
             continue
-        # Against several classes each candidate has maxima of its own.
-        families_tested += 1 if len(comparison.classes) == 1 else len(able)
         if null == "cohort":
             assert cohort_null is not None
             _rank(comparison, able, cohort_null, evidence, seed)
@@ -229,6 +227,9 @@ def _gather(case: Case, null: Null, cohort_null: CohortNull | None, seed: int) -
         elif null == "placement":
             for k in able:
                 evidence[k].placement_p = evidence[k].p
+        tested = sum(evidence[k].p is not None for k in able)
+        # Against several classes each candidate has maxima of its own.
+        families_tested += min(tested, 1) if len(comparison.classes) == 1 else tested
         for k in able:
             if evidence[k].wrong_side and evidence[k].p is not None:
                 evidence[k].p = 1.0

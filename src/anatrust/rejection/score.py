@@ -18,8 +18,9 @@ __all__ = ["SCORE_IDENTITY", "candidate_score", "candidate_scores", "scores_of",
 # Frequencies of the random Fourier features are part of the score's definition.
 _SEED = 0
 _RANK = 256
-SCORE_IDENTITY = "mmd2-volume/1"
-"""Name and revision of the score: only scores of equal identity may be ranked among each other."""
+SCORE_IDENTITY = "mmd2-volume/2"
+"""Name and revision of the score and of the tissue it compares with: only scores of equal identity may be ranked
+among each other. Revision 2: candidates without an organ share the body around all of them."""
 
 
 def candidate_score(comparison: Comparison, position: int) -> float:

@@ -26,9 +26,9 @@ Direction = Literal["both", "brighter", "darker"]
 # Voxels at which the tissue is simulated at most, for one feature and for several.
 _MAX_VOXELS, _MAX_VOXELS_MANY = 30_000, 8_000
 _MIN_VOXELS = 200
-# The taper of the covariance keeps the estimate above about 17 (2-D) and 50 (3-D) however long
-# the correlation is; these limits mean about ten true correlation areas or volumes.
-_MIN_LENGTHS = {2: 25.0, 3: 70.0}
+# The taper of the covariance shortens long correlations, so the estimate stays above about 50 (2-D) and
+# 100 (3-D) however long they are; these limits mean about 60 true correlation areas and 55 volumes.
+_MIN_LENGTHS = {2: 90.0, 3: 140.0}
 # A candidate of more than this share of the tissue is left out when the texture is fitted.
 _LARGE = 0.02
 _THREADS = 4
@@ -82,7 +82,7 @@ def surrogate_max_test(
         median and the 95th percentile of the null maximum of its scale, 0 at its median. p is
         familywise already: no correction for the number of candidates is needed within a tissue.
         All abstain when the tissue has too few voxels (200, after coarsening), holds fewer
-        than about ten correlation areas (volumes), or is nearly constant; one abstains when it
+        than about sixty correlation areas (volumes), or is nearly constant; one abstains when it
         leaves too little of the tissue to compare with.
 
     Raises
