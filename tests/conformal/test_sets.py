@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,6 +124,14 @@ class TestConformalize:
         assert sets.feasible == (False, False)
         assert all("infeasible" in s and "liver" in s for s in sets.statements)
         assert conformalize([], RECIPES[0], 0.1).patients == 0
+
+    def test_it_says_which_of_the_two_sets_could_be_calibrated(self) -> None:
+        found = conformalize([c for i in range(12) for c in case(i)], RECIPES[0], 0.1)
+        one = next(case(99))
+        half = replace(found, outer=replace(found.outer, feasible=False, threshold=0))
+        sets = half.predict(one.probabilities, one.image, GRID)
+        assert sets.outer.array.all()
+        assert sets.feasible == (True, False)  # inner, outer
 
     def test_assurance_is_stricter(self) -> None:
         cases = [c for i in range(60) for c in case(i)]

@@ -202,6 +202,13 @@ def test_a_profile_of_sets_goes_from_table_to_masks_on_the_scan(folder: Path, tm
     assert not (inner.array & ~outer.array.astype(bool)).any()
     assert verdict.sets[0].outer_voxels == int(outer.array.astype(bool).sum())
     assert verdict.sets[0].outer_voxels >= verdict.sets[0].inner_voxels == int(inner.array.astype(bool).sum()) > 0
+    from anatrust import assess as with_page
+
+    soft = folder / "30-soft.nii.gz"
+    with_page(*sources, probabilities=soft, profile=again, kind="organ", out=tmp_path / "page")
+    page = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+    assert "the outer set misses at most 10 % of the structure" in page
+    assert all(f'id="volume-{name}"' in page for name in ("inner-0", "outer-0", "entropy", "probability"))
     said = [s for s in verdict.statements if s.about == "sets"]
     assert len(said) == 2
     assert all(s.level == 0.1 and s.strength == "exact" for s in said)

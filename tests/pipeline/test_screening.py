@@ -116,7 +116,7 @@ def test_the_profile_is_moved_and_used_from_the_command_line(
     assert found[2]["reasons"].startswith("the mask is missing")
 
 
-def test_assess_says_what_screening_found(folder: Path) -> None:
+def test_assess_says_what_screening_found(folder: Path, tmp_path: Path) -> None:
     profile = fit(Cohort.read(table(folder, USUAL)), flag_rate=0.1)
     assert profile.rejection is None
     paths = [folder / f"52-{what}.nii.gz" for what in ("scan", "mask")]
@@ -124,6 +124,14 @@ def test_assess_says_what_screening_found(folder: Path) -> None:
     assert verdict.decision == "review"
     assert any(reason.startswith("screening: stranger") for reason in verdict.reasons)
     assert [s.level for s in verdict.statements if s.about == "scan"] == [0.1]
+    from anatrust import assess as with_page
+
+    with_page(*paths, profile=profile, kind="organ", out=tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    card = page[page.index('class="card screening"') : page.index('id="promise-title"')]
+    assert "The model may not be fit for this scan." in card
+    assert "Nearest usual scans" in card
+    assert "All 8 crops" in card  # the scan is no larger than a crop
 
 
 def test_empty_predictions_are_a_verdict_of_their_own(folder: Path) -> None:

@@ -91,7 +91,9 @@ def test_windows_views_and_zoom_change_the_picture(opened):
     before = opened.pixels()
     for box, other, first in (("#window", "3", "0"), ("#view", "coronal", "all"), ("#zoom", "4", "1")):
         opened.page.select_option(box, other)
-        assert np.abs(opened.pixels() - before).mean() > 1, box
+        now = opened.pixels()
+        # Another view has another height, for the stage is as high as its planes need.
+        assert now.shape != before.shape or np.abs(now - before).mean() > 1, box
         opened.page.select_option(box, first)
     assert np.abs(opened.pixels() - before).mean() < 0.5
 

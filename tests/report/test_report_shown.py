@@ -148,6 +148,7 @@ def test_windows_have_room(rng, modality, units, first):
 
 
 def test_pictures_cut_the_slice_where_the_candidate_is_largest(rng):
+    from anatrust.report.layers import outcome_layers
     from anatrust.report.listed import Entry
 
     array = np.zeros((30, 30, 20), np.float32)
@@ -159,7 +160,7 @@ def test_pictures_cut_the_slice_where_the_candidate_is_largest(rng):
     entry = Entry(1, "kept", (14.5, 14.5, 7.0), (14.5, 14.5, 7.0), ((10, 20), (10, 20), (4, 12)), {})
     from anatrust.report.windows import Window
 
-    (shown,) = key_slices(scan, {"kept": mask}, [entry], Window("", 0, 100))
+    (shown,) = key_slices(scan, outcome_layers({"kept": mask}), [entry], Window("", 0, 100))
     import base64
     import io
 

@@ -50,6 +50,8 @@ class PredictionSet:
 
     ``inner`` lies within ``outer``. A set that could not be calibrated is the safe one (outer:
     everything; inner: nothing) and says so in its statement; it never counts as success.
+    ``statements`` are those of the outer and the inner set; ``feasible`` says of the inner and the
+    outer set whether they could be calibrated.
     """
 
     structure: str
@@ -102,7 +104,7 @@ class SetCalibration:
                 f"outer set of {self.structure}: {self.outer.sentence}",
                 f"inner set of {self.structure}: {self.inner.sentence}",
             ),
-            (self.outer.feasible, self.inner.feasible),
+            (self.inner.feasible, self.outer.feasible),
         )
 
     def to_json(self) -> dict[str, Any]:

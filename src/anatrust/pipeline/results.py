@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.image.write import write_mask, write_probabilities
+from anatrust.ood.crops import Crops
 from anatrust.pipeline.case import Case, content_hash
 from anatrust.pipeline.judging import Judged
 from anatrust.pipeline.outputs import output_folder, replace_json, run_record, write_candidates, write_structures
 from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.screening import crops_of
 from anatrust.pipeline.verdict import Verdict
+
+if TYPE_CHECKING:
+    from anatrust.conformal.sets import PredictionSet
+    from anatrust.ood.explain import Explanation
 
 __all__ = ["PageWriter", "write_results"]
 
@@ -32,6 +39,9 @@ class PageWriter(Protocol):
         rejected: Mask,
         *,
         probabilities: ProbabilityMap | None = None,
+        sets: Sequence[PredictionSet] = (),
+        explanation: Explanation | None = None,
+        crops: Sequence[Grid] = (),
         run: Mapping[str, Any] | None = None,
     ) -> object:
         """Write one self-contained HTML file."""
@@ -120,6 +130,9 @@ def write_results(
                 judged.kept,
                 judged.rejected,
                 probabilities=case.probabilities,
+                sets=judged.sets,
+                explanation=judged.explanation,
+                crops=_crops(judged, case, profile),
                 run={"inputs": inputs, "seed": seed, "settings": configuration},
             )
         record = run_record(
@@ -141,6 +154,15 @@ def _set_masks(judged: Judged, suffix: str) -> Iterator[tuple[str, tuple[str, Ma
         for side, mask in (("inner", found.inner), ("outer", found.outer)):
             role = side if single else f"{side}_{summary.label}"
             yield role, (f"{role}{suffix}", mask)
+
+
+def _crops(judged: Judged, case: Case, profile: Profile | str | Path | None) -> tuple[Grid, ...]:
+    """Where the crops lie that screening looked at; drawn again, from the same seed."""
+    if judged.explanation is None or profile is None:
+        return ()
+    section = (profile if isinstance(profile, Profile) else Profile.load(profile)).screening
+    drawn = None if section is None else crops_of(case.scan, case.labels, section.crops)
+    return drawn.grids if isinstance(drawn, Crops) else ()
 
 
 def _inputs(

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from anatrust.image.grid import Grid
 
-__all__ = ["GAP", "INSIDE", "OUTLINE", "base64_size", "nifti_base64", "overlay"]
+__all__ = ["GAP", "INSIDE", "LID", "OUTLINE", "base64_size", "nifti_base64", "overlay"]
 
 # The viewer draws a voxel with the opacity (value / outline)²: about a half inside, and
 # nothing that can be seen in the gaps of a pattern, which still belong to the mask.
-GAP, INSIDE, OUTLINE = 1, 7, 10
+GAP, LID, INSIDE, OUTLINE = 1, 6, 7, 10
 # Of the longest axis shown, so that an outline is about two pixels wide on a screen.
 _OUTLINE_SHARE = 1 / 200
 _LEVEL = 2  # isal: half of zlib's time at -6 and about its size
@@ -45,12 +45,15 @@ def _compress(data: bytes) -> bytes:
     return bytes(igzip.compress(data, _LEVEL, mtime=0))
 
 
-def overlay(mask: npt.NDArray[np.bool_], grid: Grid, pattern: str) -> npt.NDArray[np.uint8]:
+def overlay(mask: npt.NDArray[np.bool_], grid: Grid, pattern: str, *, lids: bool = False) -> npt.NDArray[np.uint8]:
     """Draws a mask so that its kind can be told without colour.
 
     The outline (in the axial plane; in the image plane in 2-D) is :data:`OUTLINE`; inside,
-    ``"solid"`` fills with :data:`INSIDE`, ``"stripes"`` every other diagonal band, and ``"dots"``
-    a ninth of a plane; the rest is :data:`GAP`.
+    ``"solid"`` fills with :data:`INSIDE`, ``"stripes"`` every other diagonal band, ``"dots"`` a
+    ninth of a plane, and ``"line"`` and ``"dashes"`` nothing; the rest is :data:`GAP`. The
+    outline of ``"dashes"`` has gaps. With ``lids`` the ends of what is only a contour are closed
+    by a faint :data:`LID`, so that coronal and sagittal planes show a contour too; it is meant for
+    grids whose slices are thinner than the mask's.
     """
     from scipy.ndimage import binary_erosion, generate_binary_structure
 
@@ -73,6 +76,14 @@ def overlay(mask: npt.NDArray[np.bool_], grid: Grid, pattern: str) -> npt.NDArra
     elif pattern == "dots":
         texture = (index[plane[0]] // width % 3 == 0) & (index[plane[1]] // width % 3 == 0)
     else:
-        texture = np.ones((1,) * mask.ndim, dtype=bool)
-    drawn = np.where(mask, np.where(inner, np.where(texture, INSIDE, GAP), OUTLINE), 0)
+        texture = np.full((1,) * mask.ndim, pattern == "solid")
+    line: npt.NDArray[Any] = np.full((1,) * mask.ndim, OUTLINE)
+    if pattern == "dashes":
+        line = np.where(sum(index[axis] for axis in range(mask.ndim)) // (2 * width) % 3 < 2, OUTLINE, GAP)
+    fill: npt.NDArray[Any] = np.where(texture, INSIDE, GAP)
+    if lids and pattern in ("line", "dashes"):
+        across = np.zeros((3,) * mask.ndim, dtype=bool)
+        across[tuple(slice(None) if axis == order[-1] else 1 for axis in range(mask.ndim))] = True
+        fill = np.where(binary_erosion(mask, across), GAP, LID)
+    drawn = np.where(mask, np.where(inner, fill, line), 0)
     return drawn.astype(np.uint8)

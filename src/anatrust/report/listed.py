@@ -11,28 +11,7 @@ import numpy.typing as npt
 
 from anatrust.image.volumes import LabelMap, Mask
 
-__all__ = ["STYLES", "Entry", "Style", "listed"]
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one outcome is drawn: told apart by colour and, without colour, by its pattern."""
-
-    colour: tuple[int, int, int]
-    pattern: str
-    glyph: str
-
-
-# Okabe and Ito (2008), chosen so that blue and orange carry the main difference for every kind
-# of colour vision.
-_BLUE, _ORANGE, _PURPLE = (86, 180, 233), (230, 159, 0), (204, 121, 167)
-STYLES: Mapping[str, Style] = {
-    "kept": Style(_BLUE, "solid", "●"),
-    "rejected": Style(_ORANGE, "stripes", "✕"),
-    "undecidable": Style(_PURPLE, "dots", "?"),
-    "passed": Style(_BLUE, "solid", "●"),
-    "failed": Style(_ORANGE, "stripes", "✕"),
-}
+__all__ = ["Entry", "listed", "middle_of"]
 
 
 @dataclass(frozen=True)
@@ -88,16 +67,20 @@ def _candidate(plain: Mapping[str, Any]) -> Entry:
 
 
 def _structure(plain: Mapping[str, Any], labels: LabelMap | Mask) -> Entry:
-    places = np.argwhere(labels.array == plain["label"])
-    middle = places.mean(axis=0)
-    # The voxel of the structure nearest to its centre: bent organs do not hold their centroid.
-    index = places[np.argmin(((places - middle) ** 2).sum(axis=1))]
-    box = tuple((int(a), int(b) + 1) for a, b in zip(places.min(axis=0), places.max(axis=0), strict=True))
+    index, box = middle_of(labels.array == plain["label"])
     return Entry(
         int(plain["label"]),
         "failed" if plain["failed"] else "passed",
-        tuple(float(v) for v in index),
+        index,
         tuple(float(v) for v in labels.grid.to_world(index)),
         box,
         plain,
     )
+
+
+def middle_of(mask: npt.NDArray[np.bool_]) -> tuple[tuple[float, ...], tuple[tuple[int, int], ...]]:
+    """The voxel of a mask nearest to its centre, and its box; bent organs do not hold their centroid."""
+    places = np.argwhere(mask)
+    index = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
+    box = tuple((int(a), int(b) + 1) for a, b in zip(places.min(axis=0), places.max(axis=0), strict=True))
+    return tuple(float(v) for v in index), box

@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,23 @@ import numpy.typing as npt
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
-from anatrust.report.embed import OUTLINE, base64_size, nifti_base64, overlay
-from anatrust.report.listed import STYLES, Entry, listed
+from anatrust.report.embed import base64_size
+from anatrust.report.greys import grey_values, uncertainty_card
+from anatrust.report.layers import outcome_layers, set_layers
+from anatrust.report.listed import Entry, listed
+from anatrust.report.nested import set_rows
 from anatrust.report.pictures import key_slices
 from anatrust.report.rows import columns, row
-from anatrust.report.shown import Shown, choose_shown
-from anatrust.report.windows import Window, presets
+from anatrust.report.screened import screening_card
+from anatrust.report.shown import choose_shown
+from anatrust.report.uncertainty import uncertainty
+from anatrust.report.viewer import viewer
+from anatrust.report.windows import presets
 from anatrust.report.words import plain_verdict, words
+
+if TYPE_CHECKING:
+    from anatrust.conformal.sets import PredictionSet
+    from anatrust.ood.explain import Explanation
 
 __all__ = ["write_report"]
 
@@ -43,15 +53,20 @@ def write_report(
     rejected: Mask,
     *,
     probabilities: ProbabilityMap | None = None,
+    sets: Sequence[PredictionSet] = (),
+    explanation: Explanation | None = None,
+    crops: Sequence[Grid] = (),
     run: Mapping[str, Any] | None = None,
     max_bytes: int = 12_000_000,
 ) -> Path:
     """Write the page that shows a verdict: one self-contained HTML file.
 
-    The page holds a viewer (NiiVue) with the scan and the candidates, the table of candidates,
-    the findings, what is guaranteed and what not, key slices as pictures, and the facts of the
-    run. Nothing is loaded from anywhere; the browser is told to refuse it (CSP). Where WebGL2
-    is missing the pictures stand in for the viewer.
+    The page holds a viewer (NiiVue) with the scan, the candidates and the contours of inner and
+    outer sets, the table of candidates, sets and screening where the profile had them, the
+    segmenter's own doubt where probabilities are given, the findings, what is guaranteed and what
+    not, key slices as pictures, and the facts of the run. Nothing is loaded from anywhere; the
+    browser is told to refuse it (CSP). Where WebGL2 is missing the pictures stand in for the
+    viewer.
 
     Parameters
     ----------
@@ -68,10 +83,15 @@ def write_report(
         The two outcomes, on the scan's grid; for organ masks what passed and failed is drawn
         from ``labels`` and the verdict's structures instead.
     probabilities
-        The segmenter's probabilities; shown as an overlay that is off at first.
+        The segmenter's probabilities; shown with their entropy as overlays that are off at first,
+        and in a card of their own.
+    sets
+        Inner and outer sets, in the order of the verdict's ``sets``.
+    explanation, crops
+        What drives the screening, and where the crops it looked at lie.
     run
-        Facts of the run to list, nested as you like (versions, seed, hashes); give none that
-        names a patient.
+        ``{"inputs": {role: {"name", "sha256"}}, "seed", "settings"}``, listed with whatever else is
+        given, nested as you like; give nothing that names a patient.
     max_bytes
         Largest size of the file. The scan is cropped, rounded and coarsened as far as this
         needs, and the page says so.
@@ -90,49 +110,76 @@ def write_report(
     """
     if max_bytes < _LEAST_BYTES:
         raise InputError(f"max_bytes is {max_bytes}, but the page without its scan may take {_LEAST_BYTES}: raise it")
-    for what, image in (("labels", labels), ("kept", kept), ("rejected", rejected), ("probabilities", probabilities)):
+    for what, image in (
+        ("labels", labels),
+        ("kept", kept),
+        ("rejected", rejected),
+        ("probabilities", probabilities),
+        *(("a set", one.outer) for one in sets),
+    ):
         if image is not None and not image.grid.same_as(scan.grid):
             raise GeometryError(f"{what} and the scan are on different grids: bring {what} to the scan's grid first")
     plain = plain_verdict(verdict)
     entries, masks = listed(plain, labels, kept, rejected)
-    frame = words(plain, entries, scan, run)
-    return _write(Path(path), _render(plain["kind"], frame, entries, masks, scan, probabilities, max_bytes))
+    images = (plain, scan, labels, entries, masks, probabilities)
+    return _write(Path(path), _render(*images, sets, explanation, crops, run, max_bytes))
 
 
 def _render(
-    kind: str,
-    frame: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    scan: Scan,
+    labels: LabelMap | Mask,
     entries: tuple[Entry, ...],
     masks: Mapping[str, npt.NDArray[np.bool_]],
-    scan: Scan,
     probabilities: ProbabilityMap | None,
+    sets: Sequence[PredictionSet],
+    explanation: Explanation | None,
+    crops: Sequence[Grid],
+    run: Mapping[str, Any] | None,
     max_bytes: int,
 ) -> str:
-    focus = np.logical_or.reduce(list(masks.values()), initial=False) & np.ones(scan.grid.shape, dtype=bool)
-    shown = choose_shown(scan, focus, budget=int(0.85 * (max_bytes - _FRAME_BYTES)), size_of=base64_size)
+    contours = set_layers(sets)
+    # Where organs only passed or failed, their sets are what people look for.
+    outcomes = outcome_layers(masks, on=plain["kind"] == "lesion" or not contours)
+    layers = (*outcomes, *contours)
+    focus = np.logical_or.reduce([layer.mask for layer in layers], initial=False) & np.ones(scan.grid.shape, dtype=bool)
+    budget = max_bytes - _FRAME_BYTES
+    shown = choose_shown(scan, focus, budget=int(0.8 * budget), size_of=base64_size)
     windows = presets(scan, shown)
-    layers, volumes = _volumes(shown, masks, probabilities, int(0.15 * (max_bytes - _FRAME_BYTES)))
-    pictures = key_slices(scan, masks, _pictured(entries)[:_MOST_PICTURES], windows[0])
+    drawn = np.asarray(labels.array != 0)
+    maps: dict[str, npt.NDArray[Any]] = {}
+    doubt = None
+    if probabilities is not None:
+        doubt = uncertainty(probabilities, drawn)
+        maps = {"probability": probabilities.foreground, "entropy": doubt.entropy}
+    view = viewer(scan, shown, layers, maps, windows, entries[:_MOST_ROWS], budget=budget)
+    rows = [row(entry, plain["kind"], scan) for entry in entries[:_MOST_ROWS]]
     assets = resources.files("anatrust.report")
-    viewer = (assets / "vendor" / "niivue.slim.js").read_text(encoding="utf-8")
+    library = (assets / "vendor" / "niivue.slim.js").read_text(encoding="utf-8")
     script = (assets / "assets" / "page.js").read_text(encoding="utf-8")
     style = (assets / "assets" / "page.css").read_text(encoding="utf-8")
     text: str = _template().render(
-        **frame,
-        columns=columns(kind),
-        rows=[row(entry, kind, scan) for entry in entries[:_MOST_ROWS]],
+        **words(plain, entries, scan, run),
+        columns=columns(plain["kind"]),
+        rows=rows,
+        # One name for all of them says nothing in every row.
+        common_name=rows[0].name if len({row.name for row in rows}) == 1 else "",
         more_rows=max(0, len(entries) - _MOST_ROWS),
         more_pictures=max(0, len(entries) - _MOST_PICTURES),
-        pictures=pictures,
-        layers=layers,
+        pictures=key_slices(scan, outcomes, _pictured(entries)[:_MOST_PICTURES], windows[0]),
+        sets=set_rows(plain["sets"], sets, contours, scan, windows[0]),
+        screening=screening_card(plain["screening"], explanation, crops, scan, outcomes, windows[0]),
+        greys=grey_values(scan, drawn),
+        doubt=uncertainty_card(doubt, scan, outcomes, entries),
+        toggles=view.toggles,
         windows=windows,
-        volumes=volumes,
+        volumes=view.volumes,
         shown_notes=shown.notes,
-        settings=_inline_json(_settings(scan, shown, windows, layers, entries[:_MOST_ROWS])),
-        viewer=viewer,
+        settings=_inline_json(view.settings),
+        viewer=library,
         script=script,
         style=style,
-        policy=_policy([viewer, script], [style]),
+        policy=_policy([library, script], [style]),
         planes=scan.grid.ndim == 3,
     )
     return text
@@ -142,52 +189,6 @@ def _pictured(entries: tuple[Entry, ...]) -> list[Entry]:
     """Entries in the order in which they deserve a picture: kept or failed, undecidable, the others."""
     rank = {"kept": 0, "failed": 0, "undecidable": 1}
     return sorted(entries, key=lambda entry: (rank.get(entry.outcome, 2), entry.number))
-
-
-def _volumes(
-    shown: Shown, masks: Mapping[str, npt.NDArray[np.bool_]], probabilities: ProbabilityMap | None, budget: int
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The layers of the viewer (name, colour, pattern), and their volumes as text."""
-    volumes = {"scan": nifti_base64(shown.levels, shown.grid, slope=shown.step, intercept=shown.low)}
-    layers: list[dict[str, Any]] = []
-    for name, mask in masks.items():
-        style = STYLES[name]
-        volumes[name] = nifti_base64(overlay(shown.region.any(mask), shown.grid, style.pattern), shown.grid)
-        layers.append({"name": name, "colour": style.colour, "pattern": style.pattern, "top": OUTLINE, "on": True})
-    if probabilities is not None:
-        values = np.rint(shown.region.mean(probabilities.foreground) * 100).astype(np.uint8)
-        text = nifti_base64(values, shown.grid, slope=0.01)
-        if len(text) <= budget:
-            volumes["probability"] = text
-            layers.append({"name": "probability", "colour": (240, 228, 66), "pattern": "shade", "top": 1, "on": False})
-    return layers, volumes
-
-
-def _settings(
-    scan: Scan, shown: Shown, windows: tuple[Window, ...], layers: list[dict[str, Any]], entries: tuple[Entry, ...]
-) -> dict[str, Any]:
-    """What the page's script needs to know."""
-    return {
-        "plane": _plane(scan.grid),
-        # A picture's rows and columns are no directions in a patient.
-        "raster": [*scan.grid.spacing] if scan.grid.layout == "raster" else None,
-        "unit": scan.grid.unit,
-        "units": scan.units,
-        "extent": [n * s for n, s in zip(shown.grid.shape, shown.grid.spacing, strict=True)],
-        "windows": [{"name": w.name, "low": w.low, "high": w.high} for w in windows],
-        "layers": layers,
-        "entries": [{"number": entry.number, "world": entry.world} for entry in entries],
-    }
-
-
-def _plane(grid: Grid) -> str:
-    """The anatomical plane of a 2-D image; ``"all"`` for a volume."""
-    if grid.ndim == 3:
-        return "all"
-    letters = set(grid.orientation)
-    if letters & {"S", "I"}:
-        return "coronal" if letters & {"L", "R"} else "sagittal"
-    return "axial"
 
 
 def _template() -> Any:

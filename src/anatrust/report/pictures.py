@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import Scan
-from anatrust.report.listed import STYLES, Entry
+from anatrust.report.layers import Layer, Style
+from anatrust.report.listed import Entry
 from anatrust.report.windows import Window
 
-__all__ = ["Picture", "key_slices"]
+__all__ = ["Picture", "boxed_slices", "key_slices", "map_slice"]
 
-_DASHES = {"stripes": (8, 5), "dots": (3, 4)}
 _SIDE = 300
 _LEAST_MM, _TIMES = 120.0, 4.0
 _GREYS = 64
@@ -32,7 +32,7 @@ class Picture:
     png: str
     width: int
     height: int
-    outcome: str
+    outcome: str = ""
 
     @property
     def uri(self) -> str:
@@ -40,53 +40,93 @@ class Picture:
         return f"data:image/png;base64,{self.png}"
 
 
-def key_slices(
-    scan: Scan, masks: Mapping[str, npt.NDArray[np.bool_]], entries: Sequence[Entry], window: Window
-) -> tuple[Picture, ...]:
+def key_slices(scan: Scan, layers: Sequence[Layer], entries: Sequence[Entry], window: Window) -> tuple[Picture, ...]:
     """One picture for each entry, cut from the full-resolution scan; the middle slice without entries.
 
-    ``masks`` maps outcomes to boolean arrays on the scan's grid. Volumes are cut axially: the
-    patient's right is on the left, front up. A 2-D image is shown as it is.
+    The masks of ``layers`` are drawn as contours. Volumes are cut axially: the patient's right is
+    on the left, front up. A 2-D image is shown as it is.
     """
     if not entries:
         middle = tuple((n - 1) / 2 for n in scan.grid.shape)
-        return (_picture(scan, masks, None, middle, window),)
-    return tuple(_picture(scan, masks, entry, entry.index, window) for entry in entries)
+        return (_picture(scan, layers, 0, _cut(scan.grid, middle), window),)
+    return tuple(
+        _picture(scan, layers, e.number, _around(scan.grid, layers, e.index, e.box), window, e.outcome) for e in entries
+    )
+
+
+def boxed_slices(
+    scan: Scan, layers: Sequence[Layer], boxes: Sequence[Grid], window: Window
+) -> tuple[tuple[Picture, tuple[float, ...]], ...]:
+    """The middle slice of each box, cut to the box, with the world position of its middle.
+
+    ``boxes`` are grids somewhere in the scan's world, as crops have them.
+    """
+    made = []
+    for number, box in enumerate(boxes, start=1):
+        corners = np.array([np.zeros(box.ndim), np.array(box.shape) - 1.0])
+        centre = box.to_world(corners.mean(axis=0))
+        ends = scan.grid.to_index(box.to_world(corners))
+        low = np.clip(np.rint(ends.min(axis=0)), 0, np.array(scan.grid.shape) - 1).astype(int)
+        high = np.clip(np.rint(ends.max(axis=0)) + 1, low + 1, scan.grid.shape).astype(int)
+        slices = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        picture = _picture(scan, layers, number, _cut(scan.grid, scan.grid.to_index(centre), slices), window)
+        made.append((picture, tuple(float(v) for v in centre)))
+    return tuple(made)
+
+
+def map_slice(
+    values: npt.NDArray[Any], grid: Grid, layers: Sequence[Layer], entry: Entry, window: Window, number: int
+) -> Picture:
+    """The slice of :func:`key_slices` for an entry, of another map on the same grid."""
+    scan = Scan(np.ascontiguousarray(values, dtype=np.float32), grid)
+    return _picture(scan, layers, number, _around(grid, layers, entry.index, entry.box), window)
+
+
+def _cut(
+    grid: Grid, index: Sequence[float] | npt.NDArray[np.float64], box: Sequence[slice] | None = None
+) -> tuple[Any, ...]:
+    """A slice through ``index`` in the plane that is shown, of a box or of the whole grid."""
+    order, _ = grid.canonical_axes()
+    cut: list[Any] = list(box) if box else [slice(None)] * grid.ndim
+    if grid.ndim == 3:
+        cut[order[2]] = int(np.clip(round(index[order[2]]), 0, grid.shape[order[2]] - 1))
+    return tuple(cut)
+
+
+def _around(
+    grid: Grid, layers: Sequence[Layer], index: Sequence[float], box: Sequence[tuple[int, int]]
+) -> tuple[Any, ...]:
+    """The slice in which an entry is largest, with its surroundings."""
+    order, _ = grid.canonical_axes()
+    plane = order[0], order[1]
+    cut: list[Any] = [slice(None)] * grid.ndim
+    if grid.ndim == 3:
+        cut[order[2]] = _slice_index([layer.mask for layer in layers], box, order[2], index)
+    for axis in plane:
+        cut[axis] = _frame(grid, axis, index[axis], box, plane)
+    return tuple(cut)
 
 
 def _picture(
-    scan: Scan,
-    masks: Mapping[str, npt.NDArray[np.bool_]],
-    entry: Entry | None,
-    index: tuple[float, ...],
-    window: Window,
+    scan: Scan, layers: Sequence[Layer], number: int, cut: tuple[Any, ...], window: Window, outcome: str = ""
 ) -> Picture:
-    box = entry.box if entry else None
     grid = scan.grid
     order, flips = grid.canonical_axes()
-    across, down = order[0], order[1]
-    cut: list[Any] = [slice(None)] * grid.ndim
-    if grid.ndim == 3:
-        cut[order[2]] = _slice_index(masks.values(), box, order[2], index)
-    for axis in (across, down):
-        if box is not None:
-            cut[axis] = _frame(grid, axis, index[axis], box, (across, down))
-    upright = _upright(grid, (across, down), flips)
-    grey = upright(scan.array[tuple(cut)].astype(np.float32))
-    height, width = _size(grey.shape, grid, (across, down))
+    plane = order[0], order[1]
+    upright = _upright(grid, plane, flips)
+    grey = upright(scan.array[cut].astype(np.float32))
+    height, width = _size(grey.shape, grid, plane)
     canvas = _grey(grey, window, (width, height))
-    for name, mask in masks.items():
-        _draw(canvas, _smooth_mask(upright(mask[tuple(cut)]), (width, height)), name)
-    if entry is None:
-        return Picture(0, _png(canvas), width, height, "")
-    return Picture(entry.number, _png(canvas), width, height, entry.outcome)
+    for place, layer in enumerate(layers):
+        _draw(canvas, _smooth_mask(upright(layer.mask[cut]), (width, height)), layer.style, _GREYS + place)
+    return Picture(number, _png(canvas, [layer.style for layer in layers]), width, height, outcome)
 
 
 def _slice_index(
-    masks: Iterable[npt.NDArray[np.bool_]], box: Sequence[Sequence[int]] | None, axis: int, index: tuple[float, ...]
+    masks: Sequence[npt.NDArray[np.bool_]], box: Sequence[tuple[int, int]], axis: int, index: Sequence[float]
 ) -> int:
     """The slice in which the candidate is largest, so that the picture shows it at its clearest."""
-    if box is None:
+    if not masks:
         return round(index[axis])
     place = tuple(slice(int(a), int(b)) for a, b in box)
     others = tuple(a for a in range(3) if a != axis)
@@ -97,7 +137,7 @@ def _slice_index(
     return place[axis].start + best
 
 
-def _frame(grid: Grid, axis: int, centre: float, box: Sequence[Sequence[int]], plane: tuple[int, int]) -> slice:
+def _frame(grid: Grid, axis: int, centre: float, box: Sequence[tuple[int, int]], plane: tuple[int, int]) -> slice:
     """A square window around the candidate, wide enough to see where it lies."""
     extent = max((box[a][1] - box[a][0]) * grid.spacing[a] for a in plane)
     least = _LEAST_MM if grid.spacing_known else 0.5 * max(grid.shape[a] for a in plane)
@@ -142,14 +182,14 @@ def _smooth_mask(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDAr
     return np.asarray(np.asarray(picture) >= 0.5)
 
 
-def _draw(canvas: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], name: str) -> None:
-    """Outline two pixels wide: unbroken, dashed or dotted, as the outcome's pattern says."""
-    on, off = _DASHES.get(STYLES[name].pattern, (1, 0))
+def _draw(canvas: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], style: Style, entry: int) -> None:
+    """Outline two pixels wide: unbroken, dashed or dotted, in an entry of the palette."""
+    on, off = style.dash
     for loop in _outlines(mask):
         drawn = loop[np.arange(len(loop)) % (on + off) < on]
         for shift in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
             rows, columns = np.clip(drawn + shift, 0, np.array(canvas.shape) - 1).T
-            canvas[rows, columns] = _GREYS + list(STYLES).index(name)
+            canvas[rows, columns] = entry
 
 
 def _outlines(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.intp]]:
@@ -182,12 +222,12 @@ def _outlines(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.intp]]:
     return loops
 
 
-def _png(canvas: npt.NDArray[np.uint8]) -> str:
+def _png(canvas: npt.NDArray[np.uint8], styles: Sequence[Style]) -> str:
     from PIL import Image
 
     greys = [round(v * 255 / (_GREYS - 1)) for v in range(_GREYS)]
     picture = Image.fromarray(canvas)
-    picture.putpalette([v for g in greys for v in (g, g, g)] + [v for style in STYLES.values() for v in style.colour])
+    picture.putpalette([v for g in greys for v in (g, g, g)] + [v for style in styles for v in style.colour])
     data = io.BytesIO()
     picture.save(data, "PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode("ascii")

@@ -10,7 +10,7 @@ from typing import Any
 from anatrust.image.volumes import Scan
 from anatrust.report.listed import Entry
 
-__all__ = ["Cell", "Column", "Row", "columns", "number", "probability", "row"]
+__all__ = ["Cell", "Column", "Row", "columns", "number", "probability", "row", "size_words"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def _lesion(c: Mapping[str, Any], scan: Scan) -> tuple[str, tuple[Cell, ...], st
         Cell(probability(p), p, *(("floor", "The smallest p-value this test can give") if at_floor else ())),
         Cell(probability(c["q_value"]), c["q_value"]),
     )
-    details = [f"Compared with {c['tissue']}"] if c["tissue"] else []
+    # The reason of a tested candidate names its tissue already.
+    details = [f"compared with {c['tissue']}"] if c["tissue"] and c["tissue"] not in c["reason"] else []
     details.append(f"mean {number(c['mean_intensity'])}{f' {scan.units}' if scan.units else ''}")
     if c["mean_probability"] is not None:
         details.append(f"segmenter's probability {c['mean_probability']:.2f}")
@@ -97,12 +98,16 @@ def _lesion(c: Mapping[str, Any], scan: Scan) -> tuple[str, tuple[Cell, ...], st
         details.append("touches the image's edge")
     # A name that only repeats the label's number says nothing.
     name = "" if c["name"] == f"label {c['label']}" else c["name"]
-    return name, cells, c["reason"][:1].upper() + c["reason"][1:], " · ".join(details)
+    return name, cells, c["reason"][:1].upper() + c["reason"][1:], _sentence(" · ".join(details))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _organ(s: Mapping[str, Any], scan: Scan) -> tuple[str, tuple[Cell, ...], str, str]:
     cells = (
-        Cell(_volume(s["volume"], scan.grid.ndim) or f"{s['voxels']:,} px", s["voxels"]),
+        Cell(size_words(s["volume"], s["voxels"], scan.grid.ndim), s["voxels"]),
         Cell(str(s["components"]), s["components"], f"{s['main_components']} main" if s["components"] > 1 else ""),
         Cell(_share(s["hole_share"]), s["hole_share"]),
         Cell(_share(s["border_share"]), s["border_share"]),
@@ -141,6 +146,15 @@ def number(value: float) -> str:
         whole, _, rest = text.partition(".")
         text = f"{whole}.{rest.rstrip('0') or '0'}"
     return text.replace("-", "−")
+
+
+def size_words(volume: float | None, voxels: int, ndim: int) -> str:
+    """A volume (mm³, mm² in 2-D) in a fitting unit, or the count of voxels where it is unknown.
+
+    >>> size_words(5760.0, 90, 3), size_words(None, 1200, 2)
+    ('5.76 mL', '1,200 px')
+    """
+    return _volume(volume, ndim) or f"{voxels:,} px"
 
 
 def _volume(volume: float | None, ndim: int) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from anatrust.errors import InputError
 from anatrust.image.volumes import Scan
-from anatrust.report.listed import STYLES, Entry
+from anatrust.report.layers import STYLES
+from anatrust.report.listed import Entry
 
 __all__ = ["plain_verdict", "words"]
 
@@ -18,7 +19,19 @@ _MEANING = {
 }
 _SEVERITY = {"error": "Stops the verdict", "warning": "Look at this", "info": "Worth knowing"}
 _STRENGTH = {"exact": "exact under its assumption", "approximate": "approximate"}
-_REQUIRED = ("decision", "reasons", "kind", "levels", "statements", "findings", "candidates", "structures", "notes")
+_REQUIRED = (
+    "decision",
+    "reasons",
+    "kind",
+    "levels",
+    "statements",
+    "findings",
+    "candidates",
+    "structures",
+    "sets",
+    "screening",
+    "notes",
+)
 
 # What a p-value of each null means: the comparison, its assumption, and whether it holds for a
 # place that was chosen by looking.
@@ -126,26 +139,53 @@ def _nulls_used(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in _NULLS if name in used]
 
 
-def _facts(verdict: Mapping[str, Any], scan: Scan, run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Facts of the run, flattened: who wants to repeat it finds them here and in run.json."""
+def _facts(verdict: Mapping[str, Any], scan: Scan, run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Facts of the run in groups: who wants to repeat it finds them here and in run.json."""
     grid = scan.grid
     spacing = f"{' × '.join(f'{s:.4g}' for s in grid.spacing)} mm, stored {grid.orientation}"
-    facts = [
-        ("Scan", f"{scan.identifier or 'unnamed'}, {' × '.join(str(n) for n in grid.shape)} voxels"),
-        ("Spacing", spacing if grid.spacing_known else "unknown: the file states no physical size"),
-        ("Modality", f"{scan.modality}{f' in {scan.units}' if scan.units else ''}"),
+    groups = [
+        (
+            "Scan",
+            [
+                ("Name", scan.identifier or "unnamed"),
+                ("Size", f"{' × '.join(str(n) for n in grid.shape)} voxels"),
+                ("Spacing", spacing if grid.spacing_known else "unknown: the file states no physical size"),
+                ("Modality", f"{scan.modality}{f' in {scan.units}' if scan.units else ''}"),
+            ],
+        )
     ]
-    named = {"kind": "Judged as", "null": "Null", "correction": "Correction", "anatrust": "anatrust"}
-    facts += [(name, str(verdict[key])) for key, name in named.items() if verdict.get(key)]
-    _flatten({"level α": verdict["levels"], **run}, "", facts)
-    return facts
+    inputs = [
+        (_sentence(role), f"{about.get('name', '')} · SHA-256 {about['sha256']}")
+        for role, about in run.get("inputs", {}).items()
+        if about.get("sha256")
+    ]
+    if inputs:
+        groups.append(("Inputs", inputs))
+    named = {"anatrust": "anatrust", "kind": "Judged as", "null": "Null", "correction": "Correction"}
+    judged = [(name, str(verdict[key])) for key, name in named.items() if verdict.get(key)]
+    judged += [(f"Level α of {name}", f"{value:g}") for name, value in verdict["levels"].items()]
+    rest = {key: value for key, value in run.items() if key not in ("inputs", "settings")}
+    _flatten(rest, "", judged)
+    groups.append(("Judgement", judged))
+    settings: list[tuple[str, str]] = []
+    given = run.get("settings", {})
+    # Kind and levels stand above.
+    _flatten({k: v for k, v in given.items() if k not in ("kind", "levels", "rejection")}, "", settings)
+    _flatten(given.get("rejection"), "", settings)
+    if settings:
+        groups.append(("Settings", settings))
+    return groups
 
 
 def _flatten(value: Any, name: str, facts: list[tuple[str, str]]) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _flatten(inner, f"{name} {key}".strip().replace("_", " "), facts)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        facts.append((_sentence(name), ", ".join(str(v) for v in value)))
-    elif value is not None:
+    elif isinstance(value, Sequence):
+        text = value if isinstance(value, str) else ", ".join(str(v) for v in value)
+        if text:
+            facts.append((_sentence(name), text))
+    elif isinstance(value, bool):
+        facts.append((_sentence(name), "yes" if value else "no"))
+    elif value is not None and not isinstance(value, Sequence):
         facts.append((_sentence(name), f"{value:.4g}" if isinstance(value, float) else str(value)))

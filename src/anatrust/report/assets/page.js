@@ -41,7 +41,17 @@
     if (worlds.has(number)) figure.addEventListener("click", () => select(number));
   }
 
-  const table = document.querySelector("table");
+  // Sets and crops have a place, but no row in the table.
+  for (const element of document.querySelectorAll("[data-world]")) {
+    const world = element.dataset.world.split(",").map(Number);
+    element.addEventListener("click", () => {
+      if (!viewer) return;
+      viewer.goTo(world);
+      if (element.tagName === "BUTTON") find("viewer-title").parentElement.scrollIntoView({ block: "nearest" });
+    });
+  }
+
+  const table = document.querySelector("#candidates table");
   if (table) {
     table.addEventListener("keydown", (event) => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -169,7 +179,7 @@
     const inside = (values) =>
       settings.layers
         .filter((layer) => layer.pattern !== "shade" && values[layers.get(layer.name).index].value > 0)
-        .map((layer) => layer.name);
+        .map((layer) => (layer.group ? `${layer.title} set of ${layer.group}` : layer.name));
     // A picture is told in its own rows and columns, a patient in world coordinates (RAS+).
     const where = (world) =>
       settings.raster
@@ -199,15 +209,59 @@
       nv.drawScene();
     };
 
-    // The axial plane large, the other two beside it (below it on a narrow screen).
+    // The axial plane large and the other two beside or below it, whichever shows it larger; the
+    // stage is as high as that needs, so that little of it stays black.
+    const stage = canvas.parentElement;
+    const [across, deep, tall] = [0, 1, 2].map((axis) => settings.extent[axis] ?? 0);
+    const flat = { axial: deep / across, coronal: tall / across, sagittal: tall / deep };
+    const gap = 0.01;
+    const layouts = () => {
+      const [side, below] = [flat.axial, flat.coronal + flat.sagittal];
+      const left = Math.min(0.75, Math.max(0.4, below / (below + side)));
+      const right = 1 - left - gap;
+      const beside = Math.max(left * side, right * below + gap);
+      const half = (across - gap * across) / (across + deep);
+      const under = half * flat.coronal;
+      const whole = side + gap + under;
+      const top = (right * flat.coronal) / beside;
+      return [
+        {
+          height: beside,
+          large: left,
+          tiles: [
+            [0, 0, left, 1],
+            [left + gap, 0, right, top],
+            [left + gap, top + gap, right, 1 - top - gap],
+          ],
+        },
+        {
+          height: whole,
+          large: 1,
+          tiles: [
+            [0, 0, 1, side / whole],
+            [0, (side + gap) / whole, half, under / whole],
+            [half + gap, (side + gap) / whole, 1 - half - gap, under / whole],
+          ],
+        },
+      ];
+    };
     const arrange = (plane) => {
-      const wide = canvas.clientWidth > canvas.clientHeight;
-      const tiles = wide
-        ? [[0, 0, 0.62, 1], [0.63, 0, 0.37, 0.495], [0.63, 0.505, 0.37, 0.495]]
-        : [[0, 0, 1, 0.58], [0, 0.59, 0.495, 0.41], [0.505, 0.59, 0.495, 0.41]];
+      const width = stage.clientWidth;
+      const most = Math.max(260, Math.min(0.7 * window.innerHeight, 640));
+      const fit = (height) => Math.max(240, Math.min(most, height * width));
+      let tiles = [];
+      let height = settings.extent.length === 2 ? deep / across : flat[plane];
+      if (plane === "all") {
+        // How wide the axial plane becomes once the height is bounded.
+        const seen = (layout) => layout.large * Math.min(1, most / (layout.height * width));
+        const [beside, below] = layouts();
+        const best = seen(beside) >= seen(below) ? beside : below;
+        ({ tiles, height } = best);
+      }
+      stage.style.height = `${Math.round(fit(height))}px`;
       const planes = ["axial", "coronal", "sagittal"];
-      const layout = tiles.map((position, i) => ({ sliceType: types[planes[i]], position }));
-      nv.customLayout = plane === "all" ? layout : [];
+      nv.customLayout = tiles.map((position, i) => ({ sliceType: types[planes[i]], position }));
+      nv.resizeListener();
       nv.setSliceType(types[plane]);
     };
 
@@ -260,7 +314,8 @@
           const move = moves[event.key];
           if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
           event.preventDefault();
-          if (kind === "keydown") nv.moveCrosshairInVox(...move);
+          // A step is a voxel of the scan, whose voxels may be drawn finer.
+          if (kind === "keydown") nv.moveCrosshairInVox(...move.map((way, axis) => way * (settings.step[axis] ?? 1)));
         },
         true,
       );
