@@ -161,7 +161,9 @@ def _crops(judged: Judged, case: Case, profile: Profile | str | Path | None) -> 
     if judged.explanation is None or profile is None:
         return ()
     section = (profile if isinstance(profile, Profile) else Profile.load(profile)).screening
-    drawn = None if section is None else crops_of(case.scan, case.labels, section.crops)
+    if section is None or section.measured.kind == "radiomics":  # which measures the mask as a whole
+        return ()
+    drawn = crops_of(case.scan, case.labels, section.crops)
     return drawn.grids if isinstance(drawn, Crops) else ()
 
 

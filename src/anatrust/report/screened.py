@@ -74,7 +74,8 @@ def _crops(
     """Strangest first; crops of the same place (all of them, where a scan is small) share a picture."""
     places: dict[str, dict[str, Any]] = {}
     pictures = boxed_slices(scan, layers, crops, window)
-    for (picture, world), score in sorted(zip(pictures, scores, strict=False), key=lambda pair: -pair[1]):
+    scored = zip(pictures, scores, strict=True) if crops else ()
+    for (picture, world), score in sorted(scored, key=lambda pair: -pair[1]):
         place = places.setdefault(
             picture.png, {"picture": picture, "world": world, "numbers": [], "abnormality": number(score)}
         )
