@@ -79,8 +79,9 @@ format: $(DEV)
 # Numba tells coverage about a function when it compiles it, hence a cache of its own, empty at the start.
 coverage: $(DEV)
 	@cache=$$(mktemp -d) && NUMBA_CACHE_DIR=$$cache $(PYTEST) -q -n $(WORKERS) \
-		tests/statistics tests/rejection src/anatrust/statistics src/anatrust/rejection \
-		--cov=anatrust.statistics --cov=anatrust.rejection --cov-branch \
+		tests/statistics tests/rejection tests/conformal \
+		src/anatrust/statistics src/anatrust/rejection src/anatrust/conformal \
+		--cov=anatrust.statistics --cov=anatrust.rejection --cov=anatrust.conformal --cov-branch \
 		--cov-report=term-missing:skip-covered --cov-fail-under=100 $(ARGS); \
 	code=$$?; rm -rf "$$cache"; exit $$code
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import cc3d
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
 
+from anatrust.conformal import lattice as lattice_room
+from anatrust.conformal import scores as scores_room
 from anatrust.conformal.lattice import gaussian_smooth, joint_bilateral, lattice_walk
 from anatrust.conformal.scores import adaptive_score, distance_score, reconstruction_score, temperature_score
 from anatrust.errors import InputError
@@ -119,9 +122,75 @@ def test_every_reconstructed_set_is_one_piece_with_the_peak(shape: tuple[int, ..
         np.testing.assert_array_equal(kept, labels == labels.flat[p.argmax()] if p.max() >= threshold else kept & False)
 
 
+@given(
+    shape=st.sampled_from([(1, 1), (1, 9), (12, 11), (6, 5, 7)]),
+    seed=st.integers(0, 500),
+    core=st.sampled_from([0, 0.5, 0.9]),
+)
+@settings(max_examples=60, deadline=None)
+def test_reconstruction_agrees_with_simpleitk(shape: tuple[int, ...], seed: int, core: float) -> None:
+    """Oracle: reconstruction by dilation of the same marker; ties and plateaus included."""
+    p = np.random.default_rng(seed).integers(0, 12, shape) / 11
+    score = reconstruction_score(p, core=core)
+    marker = p == p.max()
+    if core and p.max() > 0:
+        labels, count = label(p >= core * p.max(), structure=np.ones((3,) * p.ndim))
+        marker = labels == 1 + np.argmax([p[labels == k].sum() for k in range(1, count + 1)])
+    seeds = sitk.GetImageFromArray(np.where(marker, p, 0.0))
+    filled = sitk.ReconstructionByDilation(seeds, sitk.GetImageFromArray(p), True)
+    np.testing.assert_array_equal(score, sitk.GetArrayFromImage(filled))
+
+
+def test_the_heaviest_core_survives_a_brighter_speck() -> None:
+    p = np.zeros((20, 20))
+    p[3:10, 3:10], p[16, 16] = 0.8, 0.95
+    by_peak, by_weight = reconstruction_score(p), reconstruction_score(p, core=0.5)
+    assert by_peak[5, 5] == 0
+    assert by_peak[16, 16] == 0.95
+    assert by_weight[5, 5] == 0.8
+    assert by_weight[16, 16] == 0
+
+
+def test_a_guide_of_many_channels_stops_where_any_of_them_does() -> None:
+    rng = np.random.default_rng(0)
+    guide = rng.normal(size=(20, 20, 3))
+    guide[:, 10:, 1] += 100
+    scores = np.zeros((20, 20))
+    scores[:, :10] = 1
+    np.testing.assert_allclose(lattice_walk(scores, guide, (1, 1), beta=1.0, steps=30), scores, atol=1e-6)
+    one = lattice_walk(scores, guide[..., 0], (1, 1), steps=5)
+    np.testing.assert_allclose(lattice_walk(scores, guide[..., :1], (1, 1), steps=5), one)
+
+
+def test_a_lattice_step_is_the_weighted_mean_of_the_neighbours() -> None:
+    """Analytic: one step from a single voxel, on a constant guide, in three dimensions."""
+    scores = np.zeros((3, 3, 3))
+    scores[1, 1, 1] = 1
+    walked = lattice_walk(scores, np.zeros_like(scores), (1, 1, 2), steps=1, laziness=0.0)
+    # The voxel below the middle has four neighbours at distance 1 and the middle at distance 2.
+    assert walked[1, 1, 0] == pytest.approx(0.25 / 4.25)
+    assert walked[1, 1, 1] == 0
+
+
+@given(seed=st.integers(0, 100))
+@settings(max_examples=8, deadline=None)
+def test_compiled_loops_say_what_their_source_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    p = rng.integers(0, 5, (3, 4, 5)) / 4
+    flood = (p.ravel(), rng.random(60) < 0.1, np.argsort(-p.ravel(), kind="stable"), p.shape)
+    np.testing.assert_array_equal(scores_room._flood(*flood), scores_room._flood.py_func(*flood))
+    weights = rng.random((3, 3, 4, 5)) * (rng.random((3, 3, 4, 5)) < 0.5)
+    weights[0, -1], weights[1, :, -1], weights[2, :, :, -1] = 0, 0, 0
+    walked = lattice_room._walk(p.copy(), weights, 3, 0.2)
+    np.testing.assert_allclose(walked, lattice_room._walk.py_func(p.copy(), weights, 3, 0.2))
+
+
 def test_nonsense_is_refused() -> None:
     image = np.zeros((3, 3))
     for call in (
+        lambda: lattice_walk(image, np.zeros((3, 3, 0)), (1, 1)),
+        lambda: lattice_walk(image, np.zeros((4, 3)), (1, 1)),
+        lambda: reconstruction_score(image, core=1.5),
         lambda: lattice_walk(image, image, (1,)),
         lambda: lattice_walk(image, image, (1, 1), steps=-1),
         lambda: joint_bilateral(image, image, (1, 1), width=0),

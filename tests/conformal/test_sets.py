@@ -36,7 +36,14 @@ def case(patient: int, slices: int = 1) -> Iterator[LabelledCase]:
         )
 
 
-RECIPES = [*candidate_recipes(), ScoreRecipe("distance"), PUBLISHED_WALK, ScoreRecipe("probability", {}, 2.0)]
+RECIPES = [
+    *candidate_recipes(),
+    ScoreRecipe("distance"),
+    PUBLISHED_WALK,
+    ScoreRecipe("probability", {}, 2.0),
+    ScoreRecipe("encoder-lattice", {"beta": 0.1}, core=0.5),
+    ScoreRecipe("graph", {"patch": 2, "slices": 1}, core=0.0),
+]
 
 
 class TestRecipes:
@@ -66,6 +73,19 @@ class TestRecipes:
         fine_score = wide.score(np.repeat(one.probabilities, 2, 0), np.repeat(one.image, 2, 0), fine)
         np.testing.assert_allclose(fine_score.reshape(24, 2, 24).mean(axis=1), coarse_score, atol=0.01)
 
+    def test_features_may_be_given_a_patch(self, rng: np.random.Generator) -> None:
+        """A volume with thick slices: edges within a slice and its neighbours, one row of features a patch."""
+        grid = Grid((12, 10, 6), np.diag([1.0, 1.0, 5.0, 1.0]))
+        walk = ScoreRecipe("graph", {"patch": 2, "slices": 1, "k": 5, "laziness": 0.5})
+        patches = walk.patches(grid.shape, grid.spacing)
+        assert patches.grid == (6, 5, 6)
+        nodes, p, image = rng.normal(size=(patches.nodes, 3)), rng.random(grid.shape), np.zeros(grid.shape)
+        by_patch = walk.score(p, image, grid, lambda: nodes.reshape(*patches.grid, 3))
+        np.testing.assert_allclose(walk.score(p, image, grid, lambda: patches.spread(nodes)), by_patch, atol=1e-9)
+        assert not np.allclose(
+            ScoreRecipe("graph", {"patch": 2}).score(p, image, grid, lambda: patches.spread(nodes)), by_patch
+        )
+
     def test_nonsense_is_refused(self) -> None:
         one = next(case(1))
         for call in (
@@ -73,7 +93,9 @@ class TestRecipes:
             lambda: ScoreRecipe("gaussian", {"wdith": 2}),
             lambda: ScoreRecipe("adaptive", {"k": 2}),
             lambda: ScoreRecipe("probability", {}, 0),
+            lambda: ScoreRecipe("lattice", core=2),
             lambda: PUBLISHED_WALK.score(one.probabilities, one.image, GRID),
+            lambda: ScoreRecipe("encoder-lattice").score(one.probabilities, one.image, GRID),
             lambda: ScoreRecipe("probability").score(one.probabilities[:3], one.image, GRID),
         ):
             with pytest.raises(InputError):

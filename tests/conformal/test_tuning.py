@@ -84,6 +84,16 @@ def test_a_bleeding_graph_is_named() -> None:
     assert any("bleeds" in line for line in advice)
 
 
+def test_a_bleeding_graph_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better on the tuning patients or not: a walk that mostly leaves the structure falls back to the plain score."""
+    cases, walk = cohort(12, speckle=0.03), ScoreRecipe("graph", {"patch": 1, "k": 8, "laziness": 0.5, "steps": 3})
+    assert choose_recipe(cases, [PLAIN, walk], 0.1, 40).recipe == walk
+    monkeypatch.setattr("anatrust.conformal.tuning._BLEEDS", -1.0)
+    found = choose_recipe(cases, [PLAIN, walk], 0.1, 40)
+    assert found.recipe == PLAIN
+    assert any("would bleed" in line for line in found.advice)
+
+
 def test_weak_probabilities_stretch_the_set_and_are_named() -> None:
     cases = [
         LabelledCase(c.patient, np.random.default_rng(i).random(GRID.shape), c.image, c.truth, GRID)

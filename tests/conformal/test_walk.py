@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anatrust.conformal import diffusion, graph
 from anatrust.conformal.diffusion import Patches, diffuse, diffuse_lifted
-from anatrust.conformal.graph import cosine_neighbours, transition_matrix
+from anatrust.conformal.graph import cosine_neighbours, transition_matrix, volume_neighbours
 from anatrust.errors import InputError
 
 graphs = st.fixed_dictionaries(
@@ -97,6 +98,47 @@ def test_single_nodes_and_broken_features(backend: str) -> None:
         cosine_neighbours(convert([[1.0, 2.0]]), 0)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize(("slices", "slab", "k"), [(1, 7, 4), (2, 9, 30), (5, 20, 6), (3, 600, 5)])
+def test_slabs_hold_neighbours_of_the_slices_beside(
+    backend: str, slices: int, slab: int, k: int, rng: np.random.Generator
+) -> None:
+    features = rng.normal(size=(slices * slab, 6)).astype(np.float32)
+    given_features = features if backend == "numpy" else pytest.importorskip("torch").from_numpy(features)
+    found = cosine_neighbours(given_features, k, slab=slab)
+    unit = features.astype(np.float64) / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines, where = unit @ unit.T, np.arange(slices * slab) // slab
+    cosines[np.abs(where[:, None] - where) > 1] = -2
+    np.fill_diagonal(cosines, -3)
+    kept = found.indices.shape[1]
+    assert kept == min(k, min(slices, 2) * slab - 1)
+    np.testing.assert_allclose(found.cosines, np.sort(cosines, axis=1)[:, ::-1][:, :kept], atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(cosines, found.indices, 1), found.cosines, atol=1e-5)
+
+
+def test_among_equals_the_lower_index_wins() -> None:
+    """Signs make cosines of exactly ±1: neighbours are the first nodes of the same sign, across tiles."""
+    signs = np.random.default_rng(3).choice([-1.0, 1.0], 1300)
+    found = cosine_neighbours(signs[:, None], 4)
+    for node in (0, 5, 511, 512, 1100, 1299):
+        alike = [i for i in np.flatnonzero(signs == signs[node]) if i != node]
+        assert found.indices[node].tolist() == alike[:4]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_volume_is_cut_across_the_axis_asked_for(axis: int, rng: np.random.Generator) -> None:
+    grid = (4, 5, 3)
+    features = rng.normal(size=(60, 4))
+    found = volume_neighbours(features, grid, axis, 6)
+    place = np.indices(grid)[axis].ravel()
+    assert (np.abs(place[found.indices] - place[:, None]) <= 1).all()
+    assert (found.indices != np.arange(60)[:, None]).all()
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines = np.where(np.abs(place[:, None] - place) <= 1, unit @ unit.T, -2)
+    np.fill_diagonal(cosines, -3)
+    np.testing.assert_allclose(found.cosines, np.sort(cosines, axis=1)[:, ::-1][:, :6], atol=1e-6)
+
+
 def test_isolated_rows_under_a_common_scale_keep_their_value() -> None:
     """With a huge beta the weights of a poorly connected node underflow; it must not turn into NaN."""
     features = np.array([[1.0, 0.0], [1.0, 1e-9], [-1.0, 0.3]])
@@ -128,6 +170,34 @@ def test_the_lifted_walk_equals_the_walk_on_voxels(
     assert lifted.shape == image.shape
 
 
+def test_whole_numbers_are_averaged_too() -> None:
+    matrix = transition_matrix(cosine_neighbours(np.eye(2), 1))
+    walked = diffuse_lifted(np.array([0, 1, 1, 1], dtype=np.uint8), matrix, Patches((4,), (2,)), steps=1, laziness=0)
+    assert walked.tolist() == [1, 1, 0.5, 0.5]
+
+
+def test_compiled_loops_say_what_their_source_says(rng: np.random.Generator) -> None:
+    tile = rng.integers(0, 4, (6, 6)).astype(np.float32)
+    for first, second in ((0, 0), (0, 6)):
+        lists = [(np.zeros((12, 3), np.int64), np.full((12, 3), -1, np.float32)) for _ in range(2)]
+        graph._merge(tile, first, second, *lists[0])
+        graph._merge.py_func(tile, first, second, *lists[1])
+        np.testing.assert_array_equal(lists[0][0], lists[1][0])
+        np.testing.assert_array_equal(lists[0][1], lists[1][1])
+    row = (np.array([[7, 8, 9]]), np.array([[0.9, 0.5, 0.1]], np.float32))
+    graph._insert.py_func(*row, 0, 4, np.float32(0.5))
+    assert row[0].tolist() == [[7, 8, 4]]
+    graph._insert.py_func(*row, 0, 5, np.float32(0.95))
+    assert row[0].tolist() == [[5, 7, 8]]
+    patches = Patches((3, 5, 4), (2, 2, 3))
+    image, total = rng.random((3, 5, 4, 2)), np.zeros((2, 3, 2, 2))
+    diffusion._sums.py_func(image, patches._owners, total)
+    np.testing.assert_allclose((total / patches._counts).reshape(patches.nodes, 2), patches.average(image))
+    for kept in (0.0, 0.5):
+        lift = (image, total, rng.random(total.shape), patches._owners, kept, (0.1, 0.8))
+        np.testing.assert_allclose(diffusion._lift(*lift), diffusion._lift.py_func(*lift))
+
+
 def test_averaging_undoes_spreading(rng: np.random.Generator) -> None:
     patches = Patches((7, 9, 5), (2, 4, 3))
     values = rng.random((patches.nodes, 2))
@@ -143,6 +213,9 @@ def test_walks_that_make_no_sense_are_refused() -> None:
         lambda: diffuse_lifted(np.ones((4, 4)), one, Patches((3, 4), (2, 2))),
         lambda: Patches((3, 3), (2,)),
         lambda: Patches((3, 3), (2, 0)),
+        lambda: Patches((3, 3, 3, 3), (1, 1, 1, 1)),
+        lambda: cosine_neighbours(np.ones((5, 2)), 1, slab=2),
+        lambda: cosine_neighbours(np.ones((4, 2)), 1, slab=0),
         lambda: transition_matrix(cosine_neighbours(np.ones((3, 1)), 1), beta=-1),
         lambda: transition_matrix(cosine_neighbours(np.ones((3, 1)), 1), symmetry="both"),  # type: ignore[arg-type]
     ):

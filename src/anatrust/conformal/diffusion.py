@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
 from anatrust.errors import InputError
 
 __all__ = ["Patches", "diffuse", "diffuse_lifted"]
+
+_Images = npt.NDArray[Any]
+_Owners = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def _check_walk(steps: int, laziness: float) -> None:
@@ -53,6 +57,34 @@ def diffuse(scores: npt.ArrayLike, transition: Any, *, steps: int = 10, laziness
     return np.clip(current, low, high)
 
 
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _sums(image: _Images, owners: _Owners, total: _Images) -> None:
+    """Add every voxel, ``(a, b, c, channels)``, to its patch."""
+    for i in range(image.shape[0]):
+        for j in range(image.shape[1]):
+            for k in range(image.shape[2]):
+                for c in range(image.shape[3]):
+                    total[owners[0][i], owners[1][j], owners[2][k], c] += image[i, j, k, c]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _lift(
+    image: _Images, coarse: _Images, walked: _Images, owners: _Owners, kept: float, ends: tuple[float, float]
+) -> _Images:
+    """``walked + kept (image - coarse)`` at every voxel, the last two by patch, clipped to the ends."""
+    result = np.empty(image.shape, dtype=np.float64)
+    for i in range(image.shape[0]):
+        for j in range(image.shape[1]):
+            for k in range(image.shape[2]):
+                a, b, d = owners[0][i], owners[1][j], owners[2][k]
+                for c in range(image.shape[3]):
+                    value = walked[a, b, d, c]
+                    if kept > 0:
+                        value += kept * (image[i, j, k, c] - coarse[a, b, d, c])
+                    result[i, j, k, c] = min(max(value, ends[0]), ends[1])
+    return result
+
+
 class Patches:
     """The division of an image into patches, the nodes of the graph.
 
@@ -63,22 +95,24 @@ class Patches:
     Parameters
     ----------
     shape
-        Shape of the image.
+        Shape of the image, 2-D or 3-D.
     size
         Patch edge along each axis, in voxels.
     """
 
     def __init__(self, shape: Sequence[int], size: Sequence[int]) -> None:
-        if len(shape) != len(size) or min(size) < 1:
+        if len(shape) != len(size) or len(shape) not in (1, 2, 3) or min(size) < 1:
             raise InputError(f"patches of {tuple(size)} do not divide an image of shape {tuple(shape)}")
         self.shape = tuple(shape)
         self.grid = tuple(-(-n // p) for n, p in zip(shape, size, strict=True))
-        self._starts = [np.arange(0, n, p) for n, p in zip(shape, size, strict=True)]
-        self._owner = [np.arange(n) // p for n, p in zip(shape, size, strict=True)]
-        counts = np.ones(())
-        for n, starts in zip(shape, self._starts, strict=True):
-            counts = np.multiply.outer(counts, np.diff(starts, append=n))
-        self._counts = counts
+        lead = (1,) * (3 - len(self.shape))
+        # The compiled loops see volumes with channels; missing axes are of length 1.
+        self._volume, self._coarse = (*lead, *self.shape), (*lead, *self.grid)
+        edges = (*lead, *size)
+        owners = [np.arange(n) // p for n, p in zip(self._volume, edges, strict=True)]
+        self._owners: _Owners = (owners[0], owners[1], owners[2])
+        sizes = [np.bincount(owner) for owner in owners]
+        self._counts = np.einsum("i,j,k->ijk", *sizes)[..., None]
 
     @property
     def nodes(self) -> int:
@@ -86,21 +120,29 @@ class Patches:
         return int(np.prod(self.grid))
 
     def average(self, image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Patch means, ``(nodes, ...)``, of an image ``(*shape, ...)``."""
-        total = np.asarray(image, dtype=np.float64)
-        for axis, starts in enumerate(self._starts):
-            total = np.add.reduceat(total, starts, axis=axis)
+        """Patch means, ``(nodes, ...)``, of an image ``(*shape, ...)``; one pass, sums in float64."""
         tail = image.shape[len(self.shape) :]
-        means = total / self._counts.reshape(self._counts.shape + (1,) * len(tail))
-        result: npt.NDArray[np.float64] = means.reshape(self.nodes, *tail)
-        return result
+        total = np.zeros((*self._coarse, int(np.prod(tail))))
+        _sums(np.ascontiguousarray(image).reshape(*self._volume, -1), self._owners, total)
+        means: npt.NDArray[np.float64] = (total / self._counts).reshape(self.nodes, *tail)
+        return means
 
     def spread(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Image ``(*shape, ...)`` in which every voxel has the value of its patch."""
-        result = np.asarray(values).reshape(*self.grid, *values.shape[1:])
-        for axis, owner in enumerate(self._owner):
+        result = np.asarray(values).reshape(*self._coarse, *values.shape[1:])
+        for axis, owner in enumerate(self._owners):
             result = np.take(result, owner, axis=axis)
-        return result
+        return result.reshape(*self.shape, *values.shape[1:])
+
+    def lift(
+        self, image: npt.NDArray[Any], coarse: npt.NDArray[Any], walked: npt.NDArray[Any], kept: float
+    ) -> npt.NDArray[np.float64]:
+        """``spread(walked) + kept (image - spread(coarse))`` within the image's range, in one pass."""
+        voxels = np.ascontiguousarray(image).reshape(*self._volume, -1)
+        ends = float(image.min()), float(image.max())
+        before, after = coarse.reshape(*self._coarse, -1), walked.reshape(*self._coarse, -1)
+        result: npt.NDArray[np.float64] = _lift(voxels, before, after, self._owners, kept, ends)
+        return result.reshape(image.shape)
 
 
 def diffuse_lifted(
@@ -120,12 +162,11 @@ def diffuse_lifted(
         Walk over the patches, in the order of :class:`Patches`.
     """
     _check_walk(steps, laziness)
-    image = np.asarray(scores, dtype=np.float64)
+    image = np.asarray(scores)
+    if image.dtype not in (np.float32, np.float64):
+        image = image.astype(np.float64)
     if image.shape[: len(patches.shape)] != patches.shape:
         raise InputError(f"scores of shape {image.shape} but patches of an image of shape {patches.shape}")
     coarse = patches.average(image)
-    walked: npt.NDArray[np.float64] = patches.spread(diffuse(coarse, transition, steps=steps, laziness=laziness))
-    kept = laziness**steps  # 1 for a walk of no steps, lazy or not
-    if kept > 0:
-        walked = walked + kept * (image - patches.spread(coarse))
-    return np.clip(walked, image.min(), image.max())
+    walked = diffuse(coarse, transition, steps=steps, laziness=laziness)
+    return patches.lift(image, coarse, walked, laziness**steps)  # 1 for a walk of no steps, lazy or not

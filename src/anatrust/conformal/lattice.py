@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -35,6 +36,56 @@ def _scale(guide: _Image) -> float:
     return scale if scale > 0 else 1.0
 
 
+def _channels(guide: npt.ArrayLike, shape: tuple[int, ...]) -> list[_Image]:
+    """The guide's channels: itself, or those along a last axis."""
+    image = np.asarray(guide, dtype=np.float64)
+    if image.shape == shape:
+        return [image]
+    if image.ndim == len(shape) + 1 and image.shape[:-1] == shape and image.shape[-1] > 0:
+        return [np.ascontiguousarray(image[..., c]) for c in range(image.shape[-1])]
+    raise InputError(f"a guide of shape {image.shape} does not fit scores of shape {shape}")
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _walk(current: _Image, weights: npt.NDArray[np.float64], steps: int, laziness: float) -> _Image:
+    """Steps over a volume; ``weights[axis, v]`` joins voxel v to the next one along the axis, 0 at its end."""
+    a, b, c = current.shape
+    mass = np.zeros_like(current)
+    for i in range(a):
+        for j in range(b):
+            for k in range(c):
+                total = weights[0, i, j, k] + weights[1, i, j, k] + weights[2, i, j, k]
+                total += weights[0, i - 1, j, k] if i else 0.0
+                total += weights[1, i, j - 1, k] if j else 0.0
+                total += weights[2, i, j, k - 1] if k else 0.0
+                mass[i, j, k] = total
+    moved = np.empty_like(current)
+    for _ in range(steps):
+        for i in range(a):
+            for j in range(b):
+                for k in range(c):
+                    here = current[i, j, k]
+                    if mass[i, j, k] < 1e-300:  # nothing to walk to: an edge all around, or a single voxel
+                        moved[i, j, k] = here
+                        continue
+                    total = 0.0
+                    if i + 1 < a:
+                        total += weights[0, i, j, k] * current[i + 1, j, k]
+                    if i:
+                        total += weights[0, i - 1, j, k] * current[i - 1, j, k]
+                    if j + 1 < b:
+                        total += weights[1, i, j, k] * current[i, j + 1, k]
+                    if j:
+                        total += weights[1, i, j - 1, k] * current[i, j - 1, k]
+                    if k + 1 < c:
+                        total += weights[2, i, j, k] * current[i, j, k + 1]
+                    if k:
+                        total += weights[2, i, j, k - 1] * current[i, j, k - 1]
+                    moved[i, j, k] = laziness * here + (1 - laziness) * total / mass[i, j, k]
+        current, moved = moved, current
+    return current
+
+
 def lattice_walk(
     scores: npt.ArrayLike,
     guide: npt.ArrayLike,
@@ -51,43 +102,36 @@ def lattice_walk(
     scores
         Image of scores, 2-D or 3-D.
     guide
-        Image of the same shape (the scan's intensity, or one channel of an encoder).
+        Image of the same shape (the scan's intensity), or ``(*shape, channels)`` (an encoder's features).
     spacing
         Voxel edge lengths; a neighbour twice as far weighs a quarter.
     beta
         Sharpness: the weight of a pair is ``exp(-beta (difference / scale)²)``, the scale being the
-        median difference of neighbours in this image.
+        median difference of neighbours in this image; the exponent is the mean over channels.
     steps, laziness
         As in :func:`~anatrust.conformal.diffusion.diffuse`.
 
     Notes
     -----
-    O(steps·voxels·axes) time, memory of ``axes + 3`` images. Row-stochastic, hence the maximum principle.
+    O(steps·voxels) time, memory of six images. Row-stochastic, hence the maximum principle.
     """
-    current, image = np.asarray(scores, dtype=np.float64), np.asarray(guide, dtype=np.float64)
-    if current.shape != image.shape or len(spacing) != current.ndim:
-        raise InputError(f"scores {current.shape}, guide {image.shape} and spacing {tuple(spacing)} do not fit")
+    current = np.array(scores, dtype=np.float64)
+    if current.ndim not in (2, 3) or len(spacing) != current.ndim:
+        raise InputError(f"scores of shape {current.shape} and spacing {tuple(spacing)} do not fit")
     if steps < 0 or not 0 <= laziness <= 1 or not beta >= 0:
         raise InputError(f"a walk needs steps >= 0, laziness in [0, 1] and beta >= 0, not {steps}, {laziness}, {beta}")
-    scale, closest = _scale(image), min(spacing)
-    weights, mass = [], np.zeros_like(image)
-    for axis in range(image.ndim):
-        first, second = _pair(image.ndim, axis)
-        weight = np.exp(-beta * ((image[second] - image[first]) / scale) ** 2) * (closest / spacing[axis]) ** 2
-        weights.append(weight)
-        mass[first] += weight
-        mass[second] += weight
-    alone = mass < np.finfo(np.float64).tiny
+    channels = _channels(guide, current.shape)
+    scales = [_scale(channel) for channel in channels]
+    weights = np.zeros((3, *current.shape))
+    for axis in range(current.ndim):
+        first, second = _pair(current.ndim, axis)
+        squared = [((c[second] - c[first]) / scale) ** 2 for c, scale in zip(channels, scales, strict=True)]
+        closeness = (min(spacing) / spacing[axis]) ** 2
+        weights[axis][first] = closeness * np.exp(-beta * np.mean(squared, axis=0))
     low, high = current.min(), current.max()
-    for _ in range(steps):
-        moved = np.zeros_like(current)
-        for axis, weight in enumerate(weights):
-            first, second = _pair(image.ndim, axis)
-            moved[first] += weight * current[second]
-            moved[second] += weight * current[first]
-        moved = np.where(alone, current, moved / np.where(alone, 1, mass))
-        current = laziness * current + (1 - laziness) * moved
-    return np.clip(current, low, high)
+    volume = current[..., None] if current.ndim == 2 else current
+    walked: _Image = _walk(volume, weights.reshape(3, *volume.shape), steps, laziness)
+    return np.clip(walked.reshape(current.shape), low, high)
 
 
 def gaussian_smooth(scores: npt.ArrayLike, spacing: Sequence[float], *, width: float) -> _Image:

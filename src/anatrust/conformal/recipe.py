@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.conformal.diffusion import Patches, diffuse_lifted
-from anatrust.conformal.graph import cosine_neighbours, transition_matrix
+from anatrust.conformal.graph import cosine_neighbours, transition_matrix, volume_neighbours
 from anatrust.conformal.lattice import gaussian_smooth, joint_bilateral, lattice_walk
 from anatrust.conformal.scores import adaptive_score, distance_score, reconstruction_score, temperature_score
 from anatrust.errors import InputError
@@ -30,7 +30,8 @@ _PARAMETERS: Mapping[str, Mapping[str, float]] = {
     "gaussian": {"width": 2.0},
     "bilateral": {"width": 2.0, "beta": 0.1},
     "lattice": {"beta": 1.0, "steps": 10, "laziness": 0.2},
-    "graph": {"patch": 4, "k": 20, "beta": 50.0, "steps": 10, "laziness": 0.0},
+    "graph": {"patch": 4, "k": 20, "beta": 50.0, "steps": 10, "laziness": 0.0, "slices": 0},
+    "encoder-lattice": {"beta": 1.0, "steps": 10, "laziness": 0.2},
     "reconstruction": {"width": 0.0},
     "adaptive": {},
     "distance": {"reach": 20.0},
@@ -45,24 +46,32 @@ class ScoreRecipe:
     ----------
     name
         ``probability`` (plain), ``gaussian``, ``bilateral``, ``lattice`` (walk between touching
-        voxels), ``graph`` (RW-CP: walk on the k-nearest-neighbour graph of features),
+        voxels, slow across edges of the image), ``encoder-lattice`` (the same on an encoder's features),
+        ``graph`` (RW-CP: walk on the k-nearest-neighbour graph of features),
         ``reconstruction`` (connected to the peak), ``adaptive`` (share of the scan's own mass),
         ``distance`` (morphological, for 0/1 masks).
     parameters
         Overrides of the defaults: lengths (``width``, ``reach``, ``patch``) are in mm, in pixels
-        where the spacing is unknown.
+        where the spacing is unknown. ``slices`` = 1 keeps the edges of a volume's ``graph`` within a slice
+        (across the axis of the largest spacing) and the two beside it; large volumes need it.
     temperature
         Applied to the probabilities first; spreads those that are nearly all 0 or 1.
+    core
+        Applied last, where given: the score is reconstructed from its core (``core`` of
+        :func:`~anatrust.conformal.scores.reconstruction_score`), so that sets lose the pieces apart from it.
 
     Examples
     --------
     >>> ScoreRecipe("gaussian", {"width": 3}).label
     'gaussian width=3'
+    >>> ScoreRecipe("lattice", core=0.5).label
+    'lattice core=0.5'
     """
 
     name: str
     parameters: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 1.0
+    core: float | None = None
 
     def __post_init__(self) -> None:
         if self.name not in _PARAMETERS:
@@ -73,6 +82,8 @@ class ScoreRecipe:
             raise InputError(f"score '{self.name}' takes {', '.join(known) or 'no parameters'}, not {', '.join(odd)}")
         if not self.temperature > 0:
             raise InputError(f"a temperature is positive, not {self.temperature}")
+        if self.core is not None and not 0 <= self.core <= 1:
+            raise InputError(f"a core is cut at a share of the largest score in [0, 1], not {self.core}")
         merged = {**known, **{key: float(value) for key, value in self.parameters.items()}}
         object.__setattr__(self, "parameters", MappingProxyType(merged))
 
@@ -82,21 +93,27 @@ class ScoreRecipe:
         known = _PARAMETERS[self.name]
         changed = [f"{k}={v:g}" for k, v in self.parameters.items() if v != known[k]]
         warm = [f"temperature={self.temperature:g}"] if self.temperature != 1 else []
-        return " ".join([self.name, *changed, *warm])
+        kept = [] if self.core is None else [f"core={self.core:g}"]
+        return " ".join([self.name, *changed, *warm, *kept])
 
     @property
     def needs_features(self) -> bool:
         """Whether an encoder must run."""
-        return self.name == "graph"
+        return self.name in ("graph", "encoder-lattice")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a profile."""
-        return {"name": self.name, "parameters": dict(self.parameters), "temperature": self.temperature}
+        plain = {"name": self.name, "parameters": dict(self.parameters), "temperature": self.temperature}
+        return plain if self.core is None else plain | {"core": self.core}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ScoreRecipe:
         """The recipe :meth:`to_json` wrote."""
-        return cls(str(values["name"]), values.get("parameters", {}), float(values.get("temperature", 1.0)))
+        core = values.get("core")
+        temperature = float(values.get("temperature", 1.0))
+        return cls(
+            str(values["name"]), values.get("parameters", {}), temperature, None if core is None else float(core)
+        )
 
     def score(
         self, probabilities: npt.ArrayLike, image: npt.ArrayLike, grid: Grid, features: Features | None = None
@@ -110,8 +127,15 @@ class ScoreRecipe:
         grid
             Gives the spacing.
         features
-            Needed by ``graph``: a function that runs the encoder.
+            Needed by ``graph`` and ``encoder-lattice``: a function that runs the encoder and gives
+            ``(*shape, d)``; for ``graph`` one row a patch, ``(*self.patches(...).grid, d)``, will do.
         """
+        score = self._graded(probabilities, image, grid, features)
+        return score if self.core is None else reconstruction_score(score, core=self.core)
+
+    def _graded(
+        self, probabilities: npt.ArrayLike, image: npt.ArrayLike, grid: Grid, features: Features | None
+    ) -> _Image:
         p = np.asarray(probabilities, dtype=np.float64)
         if p.shape != grid.shape or np.shape(image) != grid.shape:
             raise InputError(f"probabilities {p.shape} and image {np.shape(image)} but a grid of {grid.shape}")
@@ -122,10 +146,13 @@ class ScoreRecipe:
             return gaussian_smooth(p, spacing, width=given["width"])
         if self.name == "bilateral":
             return joint_bilateral(p, image, spacing, width=given["width"], beta=given["beta"])
-        if self.name == "lattice":
+        if self.needs_features and features is None:
+            raise InputError(f"the score '{self.name}' needs features: give an encoder")
+        if self.name in ("lattice", "encoder-lattice"):
+            guide = image if features is None or self.name == "lattice" else features()
             steps, laziness = int(given["steps"]), given["laziness"]
-            return lattice_walk(p, image, spacing, beta=given["beta"], steps=steps, laziness=laziness)
-        if self.name == "graph":
+            return lattice_walk(p, guide, spacing, beta=given["beta"], steps=steps, laziness=laziness)
+        if self.name == "graph" and features is not None:
             return self._walk(p, spacing, features)
         if self.name == "reconstruction":
             return reconstruction_score(gaussian_smooth(p, spacing, width=given["width"]))
@@ -135,13 +162,23 @@ class ScoreRecipe:
             return distance_score(p >= 0.5, spacing, reach=given["reach"], probabilities=p)
         return p
 
-    def _walk(self, p: _Image, spacing: Sequence[float], features: Features | None) -> _Image:
-        if features is None:
-            raise InputError("the score 'graph' needs features: give an encoder")
+    def patches(self, shape: Sequence[int], spacing: Sequence[float]) -> Patches:
+        """The nodes of a ``graph`` recipe on an image: cubes, or squares within slices across the coarsest axis."""
         given = self.parameters
-        patches = Patches(p.shape, [max(1, round(given["patch"] / step)) for step in spacing])
-        nodes = patches.average(features())
-        neighbours = cosine_neighbours(nodes, int(given["k"]))
+        size = [max(1, round(given["patch"] / step)) for step in spacing]
+        if given["slices"] and len(size) == 3:
+            size[int(np.argmax(spacing))] = 1
+        return Patches(shape, size)
+
+    def _walk(self, p: _Image, spacing: Sequence[float], features: Features) -> _Image:
+        given = self.parameters
+        k, found = int(given["k"]), np.asarray(features())
+        patches = self.patches(p.shape, spacing)
+        nodes = found.reshape(patches.nodes, -1) if found.shape[:-1] == patches.grid else patches.average(found)
+        if given["slices"] and p.ndim == 3:
+            neighbours = volume_neighbours(nodes, patches.grid, int(np.argmax(spacing)), k)
+        else:
+            neighbours = cosine_neighbours(nodes, k)
         matrix = transition_matrix(neighbours, beta=given["beta"])
         return diffuse_lifted(p, matrix, patches, steps=int(given["steps"]), laziness=given["laziness"])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -95,25 +96,95 @@ def adaptive_score(probabilities: npt.ArrayLike) -> _Image:
     return result
 
 
-def reconstruction_score(probabilities: npt.ArrayLike) -> _Image:
-    """Highest threshold at which a voxel is still connected to the map's peak (max–min path).
+def reconstruction_score(scores: npt.ArrayLike, *, core: float = 0.0) -> _Image:
+    """Highest threshold at which a voxel is still connected to the map's core (max–min path).
 
-    Fragments away from the most probable core score only as high as the bridge that leads to them,
-    so every set is one connected piece. For structures of one piece; with the peak in a wrong place the
-    object is lost, hence a choice made on tuning patients. Morphological reconstruction by dilation from
-    the peak (SimpleITK), O(voxels).
+    Fragments away from the core score only as high as the bridge that leads to them, so every set above
+    the core's own level is one connected piece. For structures of one piece; with the core in a wrong
+    place the object is lost, hence a choice made on tuning patients. Morphological reconstruction by
+    dilation (Vincent 1993), by a union-find over the sorted voxels: O(voxels log voxels).
+
+    Parameters
+    ----------
+    scores
+        Probabilities or a smoothing of them, 2-D or 3-D.
+    core
+        0: the core is the peak, all voxels of the largest score. Otherwise, in (0, 1]: of the pieces at or
+        above ``core`` times the largest score, the one that holds most of it (sum of scores; the first in
+        scan order among equals). That is safer where many voxels are saturated at 1.
 
     Examples
     --------
     >>> reconstruction_score([[0.9, 0.6, 0.1, 0.8]]).round(3).tolist()
     [[0.9, 0.6, 0.1, 0.1]]
+    >>> reconstruction_score([[0.9, 0.1, 0.8, 0.8]], core=0.5).round(3).tolist()
+    [[0.1, 0.1, 0.8, 0.8]]
     """
-    import SimpleITK as sitk  # noqa: N813
-
-    p = _probabilities(probabilities)
+    p = _probabilities(scores)
     if p.ndim not in (2, 3):
         raise InputError(f"a reconstruction needs an image of 2 or 3 axes, not {p.ndim}")
-    marker = np.zeros_like(p)
-    marker[p == p.max()] = p.max()
-    filled = sitk.ReconstructionByDilation(sitk.GetImageFromArray(marker), sitk.GetImageFromArray(p), True)
-    return np.asarray(sitk.GetArrayFromImage(filled), dtype=np.float64)
+    if not 0 <= core <= 1:
+        raise InputError(f"a core is cut at a share of the largest score in [0, 1], not {core}")
+    volume = p.shape if p.ndim == 3 else (1, *p.shape)
+    order = np.argsort(-p.ravel(), kind="stable")
+    return np.asarray(_flood(p.ravel(), _core(p, core).ravel(), order, volume).reshape(p.shape))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _flood(p: _Image, core: npt.NDArray[np.bool_], order: npt.NDArray[np.int64], shape: tuple[int, int, int]) -> _Image:
+    """Level at which each voxel's piece meets the core's, voxels being added from the highest to the lowest.
+
+    Pieces are joined by a union-find; the members of a piece form a ring, so that all of them get their
+    value when the piece meets the core.
+    """
+    size = p.size
+    parent = np.full(size, -1, dtype=np.int64)
+    following = np.arange(size)
+    held = np.zeros(size, dtype=np.bool_)
+    result = np.zeros(size)
+    plane = shape[1] * shape[2]
+    for here in order:
+        parent[here] = here
+        held[here] = core[here]
+        if core[here]:
+            result[here] = p[here]
+        x, y, z = here // plane, here % plane // shape[2], here % shape[2]
+        for a in range(max(x - 1, 0), min(x + 2, shape[0])):
+            for b in range(max(y - 1, 0), min(y + 2, shape[1])):
+                for c in range(max(z - 1, 0), min(z + 2, shape[2])):
+                    other = a * plane + b * shape[2] + c
+                    if parent[other] < 0:
+                        continue
+                    one, two = here, other
+                    while parent[one] != one:
+                        parent[one] = parent[parent[one]]
+                        one = parent[one]
+                    while parent[two] != two:
+                        parent[two] = parent[parent[two]]
+                        two = parent[two]
+                    if one == two:
+                        continue
+                    if held[one] != held[two]:
+                        joined = two if held[one] else one
+                        member = joined
+                        while True:
+                            result[member] = p[here]
+                            member = following[member]
+                            if member == joined:
+                                break
+                    following[one], following[two] = following[two], following[one]
+                    parent[one] = two
+                    held[two] = held[one] or held[two]
+    return result
+
+
+def _core(p: _Image, core: float) -> npt.NDArray[np.bool_]:
+    """The peak's voxels, or the heaviest piece above a share of it."""
+    top = p.max()
+    if core == 0 or top == 0:
+        return np.asarray(p == top)
+    from scipy.ndimage import label
+
+    pieces, count = label(p >= core * top, structure=np.ones((3,) * p.ndim))
+    weights = np.bincount(pieces.ravel(), weights=p.ravel(), minlength=count + 1)
+    return np.asarray(pieces == 1 + int(weights[1:].argmax()))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.conformal.diffusion import Patches
 from anatrust.conformal.graph import cosine_neighbours, transition_matrix
 from anatrust.conformal.recipe import ScoreRecipe
 from anatrust.conformal.sets import LabelledCase
@@ -18,6 +17,8 @@ from anatrust.metrics import surface_distances
 from anatrust.statistics.loss_curves import outer_loss_curve, total_loss
 
 __all__ = ["TrialRow", "Tuning", "aimed_risk", "border_crossing", "choose_recipe"]
+
+_BLEEDS = 0.5  # of the walk's affinity across true borders: half of what the walk brings is from elsewhere
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,19 @@ def border_crossing(case: LabelledCase, recipe: ScoreRecipe) -> float:
     0 for a graph that keeps to the anatomy; the structure's share of all nodes away from 1 for a
     random one. Above about a half the walk bleeds: a larger beta or fewer steps are needed.
     """
-    if case.features is None or not recipe.needs_features:
+    if case.features is None or recipe.name != "graph":
         raise InputError("border crossing is measured on a 'graph' recipe with features")
     given = recipe.parameters
-    patches = Patches(case.truth.shape, [max(1, round(given["patch"] / step)) for step in case.grid.spacing])
+    patches = recipe.patches(case.truth.shape, case.grid.spacing)
     inside = patches.average(case.truth.astype(np.float64))
     neighbours = cosine_neighbours(patches.average(case.features()), int(given["k"]))
     matrix = transition_matrix(neighbours, beta=given["beta"])
     mass = inside.sum()
     return float((inside * (matrix @ (1 - inside))).sum() / mass) if mass > 0 else 0.0
+
+
+def _mean_crossing(cases: Sequence[LabelledCase], recipe: ScoreRecipe) -> float:
+    return float(np.mean([border_crossing(case, recipe) for case in cases]))
 
 
 def _cut(levels: Sequence[npt.NDArray[np.uint16]], cases: Sequence[LabelledCase], aim: float) -> int:
@@ -115,7 +120,7 @@ def _quality(levels: npt.NDArray[np.uint16], case: LabelledCase, threshold: int)
     if not chosen.any():
         far = float(np.linalg.norm(np.multiply(case.grid.shape, case.grid.spacing)))
         return far, far, stretch
-    distances = surface_distances(case.truth, chosen, spacing=case.grid.spacing)
+    distances = surface_distances(case.truth, chosen, spacing=case.grid.spacing, workers=1)
     return distances.assd(), distances.hausdorff(), stretch
 
 
@@ -135,7 +140,7 @@ def choose_recipe(
         Tuning images; none of these patients may be calibrated or tested on.
     recipes
         What to choose from; the first is the plain score, kept unless another is better by more than
-        its standard error.
+        its standard error (and, for a feature graph, keeps most of its affinity within the structure).
     alpha, calibration_patients
         The promise to come; they fix the risk at which recipes are compared.
 
@@ -176,6 +181,8 @@ def choose_recipe(
             progress(number + 1, len(recipes))
     best = min(range(len(rows)), key=lambda i: rows[i].relative)
     chosen = best if rows[best].relative + rows[best].error < 1 else 0
+    if recipes[chosen].name == "graph" and _mean_crossing(present, recipes[chosen]) > _BLEEDS:
+        chosen = 0
     advice = _advice(rows, recipes, present, chosen, best, aim)
     return Tuning(recipes[chosen], tuple(rows), aim, len(set(patients)), advice)
 
@@ -192,15 +199,14 @@ def _advice(
     if aim == 0:
         words.append("too few calibration patients for this α: no set can be promised, add patients or raise α")
     if chosen != best:
-        words.append(
-            f"the plain score is kept: {rows[best].label} is not better by more than its standard error;"
-            " add tuning patients"
-        )
-    walks = [recipe for recipe in recipes if recipe.needs_features]
+        surely = rows[best].relative + rows[best].error < 1
+        reason = "would bleed" if surely else "is not better by more than its standard error; add tuning patients"
+        words.append(f"the plain score is kept: {rows[best].label} {reason}")
+    walks = [recipe for recipe in recipes if recipe.name == "graph"]
     if walks:
-        crossing = float(np.mean([border_crossing(case, walks[0]) for case in cases]))
+        crossing = _mean_crossing(cases, walks[0])
         words.append(f"{crossing:.0%} of the walk's affinity crosses true borders")
-        if crossing > 0.5:
+        if crossing > _BLEEDS:
             words.append("the feature graph bleeds: raise beta, take fewer steps or another encoder")
     if rows[chosen].stretch > 2:
         words.append(

@@ -32,6 +32,7 @@ __all__ = [
 
 LEVELS = 65_536
 EMPTY_SET = LEVELS
+_PIECE = 1 << 16
 SafeEnd = Literal["low", "high"]
 _Levels = npt.NDArray[np.uint16]
 
@@ -49,12 +50,19 @@ def quantise(score: npt.ArrayLike) -> _Levels:
     >>> quantise([0.0, 0.5, 1.0]).tolist()
     [0, 32768, 65535]
     """
-    values = np.asarray(score, dtype=np.float64)
+    values = np.asarray(score)
     if values.size:
-        low, high = values.min(), values.max()
+        low, high = float(values.min()), float(values.max())
         if not (low >= -1e-6 and high <= 1 + 1e-6):
             raise InputError(f"scores lie in [{low:.3g}, {high:.3g}], not [0, 1]: apply softmax or sigmoid to logits")
-    levels: _Levels = np.rint(np.clip(values, 0, 1) * (LEVELS - 1)).astype(np.uint16)
+    levels: _Levels = np.empty(values.shape, dtype=np.uint16)
+    flat, out = values.ravel(), levels.reshape(-1)
+    # Piece by piece: a volume's float64 copies would not fit into the cache, and hardly into memory.
+    for start in range(0, flat.size, _PIECE):
+        part = flat[start : start + _PIECE].astype(np.float64)
+        np.clip(part, 0, 1, out=part)
+        part *= LEVELS - 1
+        out[start : start + _PIECE] = np.rint(part, out=part)
     return levels
 
 

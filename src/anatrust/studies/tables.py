@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from anatrust.errors import InputError
 from anatrust.studies.study import load_study, read_result
@@ -100,35 +105,38 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _draw(content: Mapping[str, Any]) -> str:
-    """Draw panels of lines as SVG text without dates or random identifiers.
+    """Draw panels as SVG text without dates or random identifiers.
 
-    ``content``: ``panels`` (each with title and ``lines``: label → {x, y, error?}), ``xlabel``,
-    ``ylabel``, and ``level`` for a dashed line.
+    ``content``: ``panels``, ``xlabel``, ``ylabel``, ``level`` for a dashed line, ``ylim`` (default 0 to 1) and
+    ``scale`` ("log" for a logarithmic y axis). A panel has a title and one of ``lines`` (label → {x, y}),
+    ``bars`` (label → {y: names, x, error: [low, high]}), or ``image`` (grey values 0 to 255 as ``{"shape",
+    "zlib"}``, with ``contour``, a mask drawn as a line, where given).
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     panels = content["panels"]
-    columns = min(3, len(panels))
+    columns = min(int(content.get("columns", 3)), len(panels))
     rows = -(-len(panels) // columns)
+    longest = max((len(line["y"]) for panel in panels for line in panel.get("bars", {}).values()), default=0)
     with mpl.rc_context({"svg.hashsalt": "anatrust", "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(3.1 * columns, 2.5 * rows), layout="constrained")
+        size = (3.1 * columns, max(2.5, 0.22 * longest + 0.6) * rows)
+        figure = Figure(figsize=(size[0] + (1.5 if longest else 0), size[1]), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
         for axis, panel in zip(axes, panels, strict=False):
-            # Okabe & Ito's colours and different markers: readable without colour vision.
-            for (label, line), colour, mark in zip(
-                panel["lines"].items(),
-                ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-                "osv^Dx",
-                strict=False,
-            ):
-                axis.plot(line["x"], line["y"], marker=mark, ms=3.5, lw=1.1, color=colour, label=label)
-            if "level" in content:
-                axis.axhline(content["level"], color="0.4", lw=0.8, ls="--")
+            if "image" in panel:
+                _draw_image(axis, panel)
+            elif "bars" in panel:
+                _draw_bars(axis, panel["bars"])
+            else:
+                _draw_lines(axis, panel["lines"])
+                axis.set_ylim(*content.get("ylim", (-0.03, 1.03)))
+                axis.set_yscale(content.get("scale", "linear"))
+                if "level" in content:
+                    axis.axhline(content["level"], color="0.4", lw=0.8, ls="--")
             axis.set_title(panel["title"], fontsize=8)
-            axis.set_ylim(-0.03, 1.03)
             axis.spines[["top", "right"]].set_visible(False)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
@@ -136,7 +144,44 @@ def _draw(content: Mapping[str, Any]) -> str:
             axis.set_ylabel(content["ylabel"])
         for axis in axes[max(0, len(panels) - columns) : len(panels)]:
             axis.set_xlabel(content["xlabel"])
-        axes[0].legend(frameon=False, fontsize=7)
+        if "image" not in panels[0]:
+            axes[0].legend(frameon=False, fontsize=7)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+# Okabe & Ito's colours and different markers: readable without colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def _draw_lines(axis: Any, lines: Mapping[str, Any]) -> None:
+    for (label, line), colour, mark in zip(lines.items(), _COLOURS, "osv^Dx", strict=False):
+        many = len(line["x"]) > 30
+        axis.plot(line["x"], line["y"], marker="" if many else mark, ms=3.5, lw=1.1, color=colour, label=label)
+
+
+def _draw_bars(axis: Any, bars: Mapping[str, Any]) -> None:
+    """Points with intervals, one row a name; the first name at the top."""
+    for number, ((label, line), colour, mark) in enumerate(zip(bars.items(), _COLOURS, "osv^Dx", strict=False)):
+        places = [-k - 0.2 * number for k in range(len(line["y"]))]
+        around = [
+            [x - low for x, (low, _) in zip(line["x"], line["error"], strict=True)],
+            [high - x for x, (_, high) in zip(line["x"], line["error"], strict=True)],
+        ]
+        axis.errorbar(line["x"], places, xerr=around, fmt=mark, ms=3.5, lw=0.9, color=colour, label=label)
+        axis.set_yticks([-k - 0.1 for k in range(len(line["y"]))], line["y"])
+    axis.axvline(0, color="0.4", lw=0.8, ls="--")
+
+
+def _unpacked(packed: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
+    """Grey values of ``{"shape", "zlib"}``: compressed bytes in base64."""
+    values = np.frombuffer(zlib.decompress(base64.b64decode(packed["zlib"])), dtype=np.uint8)
+    return values.reshape(packed["shape"])
+
+
+def _draw_image(axis: Any, panel: Mapping[str, Any]) -> None:
+    axis.imshow(_unpacked(panel["image"]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    if "contour" in panel:
+        axis.contour(_unpacked(panel["contour"]), levels=[0.5], colors="#D55E00", linewidths=0.8)
+    axis.set_axis_off()
