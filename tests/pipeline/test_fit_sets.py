@@ -17,7 +17,7 @@ from anatrust.image.write import write_mask
 from anatrust.pipeline.assess import assess
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
-from anatrust.pipeline.fit_sets import fit_sets
+from anatrust.pipeline.fit_sets import SetOptions, fit_sets
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.sets import SetsSection, predict_sets
 
@@ -77,7 +77,7 @@ def missed_and_invented(section: SetsSection, folder: Path, numbers: range) -> t
 
 
 def test_a_cohort_becomes_sets_that_hold_on_other_patients(folder: Path) -> None:
-    found = fit_sets(table(folder, range(24)), alpha=0.1)
+    found = fit_sets(table(folder, range(24)))
     section, notes = found.section, found.notes
     assert section is not None
     assert section.labels == (1,)
@@ -97,21 +97,22 @@ def test_a_cohort_becomes_sets_that_hold_on_other_patients(folder: Path) -> None
 
 def test_a_killed_fit_goes_on_and_ends_the_same(folder: Path, tmp_path: Path) -> None:
     cohort = table(folder, range(24))
-    whole = fit_sets(cohort, alpha=0.1).section
+    whole = fit_sets(cohort).section
     calls: list[str] = []
 
     def stop(stage: str, done: int, total: int) -> None:
         calls.append(stage)
-        if stage.startswith("sets of") and done == 5:
+        if stage == "sets: calibration" and done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_sets(cohort, alpha=0.1, cache=tmp_path, progress=stop)
+        fit_sets(cohort, cache=tmp_path, progress=stop)
     kept = sorted(tmp_path.iterdir())
-    assert len(kept) == 6  # the tuning and five patients
+    # The tuning, seven patients learnt from, before and after the thresholds were known, and five calibrated on.
+    assert len(kept) == 1 + 7 + 7 + 5
     assert not [file for file in kept if file.suffix not in (".json", ".npz")]
     stamps = [file.stat().st_mtime_ns for file in kept]
-    resumed = fit_sets(cohort, alpha=0.1, cache=tmp_path).section
+    resumed = fit_sets(cohort, cache=tmp_path).section
     assert [file.stat().st_mtime_ns for file in kept] == stamps
     assert whole is not None
     assert resumed is not None
@@ -119,20 +120,20 @@ def test_a_killed_fit_goes_on_and_ends_the_same(folder: Path, tmp_path: Path) ->
 
 
 def test_few_patients_calibrate_the_plain_score_and_say_so(folder: Path) -> None:
-    found = fit_sets(table(folder, range(10)), alpha=0.1)
+    found = fit_sets(table(folder, range(10)))
     section, notes = found.section, found.notes
     assert section is not None
     assert section.calibrations[0].recipe.name == "probability"
     assert section.calibrations[0].patients == 10
     assert any("too few to tune" in note for note in notes)
-    found = fit_sets(table(folder, range(5)), alpha=0.1)
+    found = fit_sets(table(folder, range(5)))
     tiny, notes = found.section, found.notes
     assert tiny is not None
     assert any("infeasible" in note for note in notes)
 
 
 def test_masks_alone_are_graded_by_distance(folder: Path) -> None:
-    section = fit_sets(table(folder, range(24), ("mask", "truth")), alpha=0.1).section
+    section = fit_sets(table(folder, range(24), ("mask", "truth"))).section
     assert section is not None
     assert section.graded_masks
     missed, invented = missed_and_invented(section, folder, range(24, 34))
@@ -143,7 +144,7 @@ def test_masks_alone_are_graded_by_distance(folder: Path) -> None:
 def test_classes_become_structures(tmp_path: Path) -> None:
     for number in range(12):
         write_patient(tmp_path, number, channels=2)
-    section = fit_sets(table(tmp_path, range(12)), alpha=0.1, tune=False).section
+    section = fit_sets(table(tmp_path, range(12)), SetOptions(tune=False)).section
     assert section is not None
     assert section.labels == (1, 2)
     scan = read_scan(tmp_path / "3-scan.nii.gz")
@@ -166,7 +167,7 @@ def test_unreadable_scans_are_left_out_and_named_once(folder: Path, tmp_path: Pa
     broken.unlink()
     broken.write_bytes(b"not an image")
     told: list[str] = []
-    section = fit_sets(table(tmp_path, range(12)), alpha=0.1, tune=False, warn=told.append).section
+    section = fit_sets(table(tmp_path, range(12)), SetOptions(tune=False), warn=told.append).section
     assert section is not None
     assert (section.calibrations[0].patients, section.calibrations[0].empty) == (11, 1)
     assert len(told) == 1

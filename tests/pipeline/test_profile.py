@@ -104,7 +104,7 @@ def rewritten(path: Path, change: object) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(schema_version=2), "newer than 1: upgrade"),
+        (lambda d: d.update(schema_version=3), "newer than 2: upgrade"),
         (lambda d: d.update(schema_version="1"), "unknown schema version"),
         (lambda d: d.update(schema_version=0), "unknown schema version"),
         (lambda d: d.update(format="other"), "not an anatrust profile"),

@@ -63,6 +63,12 @@ def assess_command(
     features: Features = None,
     direction: Direction = None,
     no_gates: NoGates = False,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The patient's group, for the profile's sets of that group.")
+    ] = None,
+    encoder_weights: Annotated[
+        str | None, typer.Option(metavar="WHERE", help="Weights of the profile's encoder: a folder or a name.")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of all random draws.")] = 0,
     fail_on: Annotated[
         str | None, typer.Option(metavar="WHAT", help="Exit with 3 on review or abstain (or worse).")
@@ -103,6 +109,8 @@ def assess_command(
             series=parse_series(series),
             names=names,
             anatomy_names=anatomy_names,
+            group=group,
+            encoder_weights=encoder_weights,
             seed=seed,
             out=out,
             progress=progress,

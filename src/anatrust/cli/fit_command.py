@@ -42,6 +42,22 @@ def fit_command(
     assurance: Annotated[
         float | None, typer.Option(metavar="D", help="Promise it with confidence 1 - D over calibrations.")
     ] = None,
+    simultaneous: Annotated[
+        bool, typer.Option("--simultaneous", help="Promise the error of each scan's worst structure.")
+    ] = False,
+    lesion_wise: Annotated[
+        bool, typer.Option("--lesion-wise", help="Also promise the share of lesions that outer sets hardly touch.")
+    ] = False,
+    encoder: Annotated[
+        str, typer.Option(metavar="NAME", help="Encoder of the walk's graph; 'anatrust info' lists them.")
+    ] = "local-descriptors",
+    encoder_weights: Annotated[
+        str | None,
+        typer.Option(metavar="WHERE", help="Its weights: NAME or NAME@REVISION in the local cache, or a folder."),
+    ] = None,
+    resolution: Annotated[
+        int, typer.Option(metavar="N", help="Pixels of a slice's longer edge as the encoder sees it.")
+    ] = 448,
     flag_rate: Annotated[
         float, typer.Option(metavar="R", help="Share of usual scans that screening may call strange.")
     ] = 0.05,
@@ -80,10 +96,12 @@ def fit_command(
 
     The table has the columns id, image, mask, and lesion_free = true for healthy people: from them
     comes what the segmenter invents. Rows with a truth, and probabilities or a mask, give inner and
-    outer sets; with a mask of lesions also the thresholds of the gates. Rows that say outlier =
-    false or true, with a mask, give screening. Also patient, anatomy, group. A run that was killed
-    goes on where it stopped: finished scans are kept in FILE.rows until the profile is written.
+    outer sets, and bounds of Dice, HD95, volume and diameter; with a mask of lesions also the
+    thresholds of the gates. Rows that say outlier = false or true, with a mask, give screening. Also
+    patient, anatomy, group. A run that was killed goes on where it stopped: finished scans are kept
+    in FILE.rows until the profile is written.
     """
+    from anatrust.models.encoders import EncoderChoice
     from anatrust.pipeline.case import content_hash
     from anatrust.pipeline.cohort import Cohort
     from anatrust.pipeline.fit import fit
@@ -93,6 +111,7 @@ def fit_command(
 
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"cannot write the profile {out}: give a file in a folder that exists")
+    choice = EncoderChoice(encoder, encoder_weights or "", resolution)
     begin = time.perf_counter()
     table = Cohort.read(cohort)
     rows = out.with_name(out.name + ".rows")
@@ -111,6 +130,9 @@ def fit_command(
             anatomy_names=anatomy_names,
             alpha=alpha,
             assurance=assurance,
+            simultaneous=simultaneous,
+            lesion_wise=lesion_wise,
+            encoder=choice,
             flag_rate=flag_rate,
             screening=measured,
             detectors=None if detectors is None else [name.strip() for name in detectors.split(",")],
@@ -132,6 +154,9 @@ def fit_command(
             "anatomy_names": anatomy_names,
             "alpha": alpha,
             "assurance": assurance,
+            "simultaneous": simultaneous,
+            "lesion_wise": lesion_wise,
+            "encoder": choice.to_json(),
             "flag_rate": flag_rate,
             "screening": {
                 "measured": measured.identity,

@@ -92,9 +92,13 @@ class SetCalibration:
         average, the inner set invents at most α of its size on average. Not a promise about this
         scan. Cutting the inner set to the outer one can only lower what it invents.
         """
-        levels = self.recipe.levels(probabilities, image, grid, features).astype(np.int64)
-        outer = levels >= self.outer.threshold
-        inner = (levels >= self.inner.threshold) & outer
+        return self.sets_of(self.recipe.levels(probabilities, image, grid, features), grid)
+
+    def sets_of(self, levels: npt.NDArray[np.uint16], grid: Grid) -> PredictionSet:
+        """Both sets from the recipe's levels, where they are known already."""
+        chosen = levels.astype(np.int64)
+        outer = chosen >= self.outer.threshold
+        inner = (chosen >= self.inner.threshold) & outer
         return PredictionSet(
             self.structure,
             Mask(inner, grid, name=f"{self.structure} inner"),

@@ -69,6 +69,8 @@ def assess(
     series: int | str | None = None,
     names: Names = None,
     anatomy_names: Names = None,
+    group: str | None = None,
+    encoder_weights: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     page: PageWriter | None = None,
@@ -95,6 +97,10 @@ def assess(
         Of rejection; ``alpha`` in it is replaced by the level of candidates.
     modality, spacing, series, names, anatomy_names
         See `read_case`.
+    group
+        Of the patient (site, scanner, pathology): sets by the thresholds of that group, where the profile has some.
+    encoder_weights
+        Where the weights of the profile's encoder lie, if its score needs them and they are not where the profile says.
     seed
         Of all random draws.
     out
@@ -175,7 +181,8 @@ def assess(
         else:
             judged = judge_lesions(base, case, fitted, chosen, seed)
         if fitted is not None and worst(findings) != "error":
-            judged = add_screening(add_sets(judged, case, fitted), case, fitted)
+            sets = add_sets(judged, case, fitted, group=group, weights=encoder_weights)
+            judged = add_screening(sets, case, fitted)
     if out is None:
         run.finish()
         return judged.verdict
@@ -185,6 +192,7 @@ def assess(
         "modality": modality,
         "spacing": None if spacing is None else [float(v) for v in np.atleast_1d(np.asarray(spacing))],
         "series": series,
+        "group": group,
         "names": _names(case.labels),
         "anatomy_names": _names(case.anatomy),
         "rejection": chosen.to_json() if shows == "lesion" else None,

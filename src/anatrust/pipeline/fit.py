@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from anatrust.errors import InputError
+from anatrust.models.encoders import EncoderChoice
 from anatrust.pipeline.case import Names
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit_rejection import Progress, fit_rejection
 from anatrust.pipeline.fit_screening import fit_screening
-from anatrust.pipeline.fit_sets import fit_sets
+from anatrust.pipeline.fit_sets import SetOptions, fit_sets
 from anatrust.pipeline.fit_thresholds import fit_thresholds
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.screening_features import Description
@@ -30,6 +31,9 @@ def fit(
     anatomy_names: Names = None,
     alpha: float = 0.10,
     assurance: float | None = None,
+    simultaneous: bool = False,
+    lesion_wise: bool = False,
+    encoder: EncoderChoice | None = None,
     flag_rate: float = 0.05,
     screening: Description | None = None,
     detectors: Sequence[str] | None = None,
@@ -41,7 +45,7 @@ def fit(
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Profile:
-    """Fit everything the cohort allows: the cohort null of rejection, calibrated sets, screening.
+    """Fit everything the cohort allows: the cohort null of rejection, calibrated sets and bounds, screening.
 
     The null uses the rows with ``lesion_free = true``, a mask, and a truth that is absent or all
     zero: scans of healthy people, with what the segmenter drew there. An empty mask counts: the
@@ -70,8 +74,11 @@ def fit(
     sensitivity
         Of the lesions the segmenter draws, the mean share that passes the learnt gates, with
         confidence 0.9; see `GatesSection`.
-    alpha, assurance
-        Promised mean error of the sets; δ promises it with confidence 1 - δ over calibrations.
+    alpha, assurance, simultaneous, lesion_wise
+        What is promised of sets, see `SetOptions`; ``alpha`` is also the share of scans that may break a bound
+        of Dice, HD95, volume or diameter.
+    encoder
+        Whose features the random walk's graph joins; local descriptors if None.
     seed
         Of the split of the patients with a truth into tuning and calibration.
     cache
@@ -110,8 +117,7 @@ def fit(
         )
     notes: list[str] = []
     keys: list[str] = []
-    rejection = sets = screened_section = None
-    rejection = sets = screened_section = gates = None
+    rejection = sets = bounds = screened_section = gates = None
     settings = settings or RejectionSettings()
     if labelled and settings.gates.enabled:
         learnt = fit_thresholds(
@@ -149,15 +155,20 @@ def fit(
     if labelled:
         fitted = fit_sets(
             cohort,
-            alpha=alpha,
-            assurance=assurance,
+            SetOptions(
+                alpha=alpha,
+                assurance=assurance,
+                simultaneous=simultaneous,
+                lesion_wise=lesion_wise,
+                encoder=encoder or EncoderChoice(),
+            ),
             modality=modality,
             seed=seed,
             cache=folder,
             progress=progress,
             warn=warn,
         )
-        sets = fitted.section
+        sets, bounds = fitted.section, fitted.bounds
         keys += fitted.keys
         notes += fitted.notes
     else:
@@ -187,6 +198,7 @@ def fit(
         cohort_hash=hashlib.sha256("".join(sorted(keys)).encode()).hexdigest(),
         rejection=rejection,
         sets=sets,
+        bounds=bounds,
         screening=screened_section,
         gates=gates,
         not_fitted=tuple(notes),

@@ -1,88 +1,110 @@
-"""From a labelled cohort to calibrated sets: tune on some patients, conformalize on the others."""
+"""From a labelled cohort to calibrated sets and bounds: learn on some patients, conformalize on the others."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from anatrust._version import __version__
 from anatrust.conformal.recipe import ScoreRecipe, candidate_recipes
-from anatrust.conformal.sets import LabelledCase, calibrate_curves, patient_curves
-from anatrust.conformal.tuning import Tuning, choose_recipe
-from anatrust.errors import AnatrustError, InputError
+from anatrust.conformal.sets import SetCalibration, calibrate_curves
+from anatrust.conformal.tuning import Tuning, aimed_risk, border_crossing, choose_recipe
 from anatrust.image.atomic import replacing
-from anatrust.image.read import read_mask, read_probabilities, read_scan
-from anatrust.image.volumes import LabelMap, Scan
-from anatrust.models.descriptors import LocalDescriptors
-from anatrust.pipeline.case import content_hash
+from anatrust.models.encoders import CachedEncoder, EncoderChoice, PatchEncoder, make_encoder
+from anatrust.models.protocols import Encoder
+from anatrust.pipeline.bounds import BoundsSection, fit_bounds
 from anatrust.pipeline.cohort import Cohort, CohortRow
-from anatrust.pipeline.finding import worst
-from anatrust.pipeline.inspect import inspect_scan
-from anatrust.pipeline.sets import DescribedScan, SetsSection, class_channels
-from anatrust.statistics.loss_curves import LossCurve
-from anatrust.statistics.risk_control import patients_needed
+from anatrust.pipeline.labelled import LabelledReader, rows_key
+from anatrust.pipeline.patient_record import PatientRecord, read_record, record_patient
+from anatrust.pipeline.sets import SetsSection
+from anatrust.statistics.loss_curves import EMPTY_SET, LossCurve, total_loss
+from anatrust.statistics.risk_control import (
+    RiskThreshold,
+    conformal_threshold,
+    patients_needed,
+    simultaneous_curve,
+)
+from anatrust.statistics.risk_testing import assured_threshold
 
-__all__ = ["FittedSets", "fit_sets"]
+__all__ = ["FittedSets", "SetOptions", "fit_sets"]
 
-_TUNING_SHARE = 0.3
+_LEARNING_SHARE = 0.3
 _MOST_TUNING = 20
-_CACHE_VERSION = 1
+_MOST_LEARNING = 60
+_BLEEDS = 0.5
 Progress = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
-class _Image:
-    """One row, read: the scan and, for each structure, probability and truth."""
+@dataclass(frozen=True)
+class SetOptions:
+    """What is promised of sets, and how their score is chosen.
 
-    scan: Scan
-    probabilities: dict[int, npt.NDArray[Any]]
-    truth: LabelMap
+    Parameters
+    ----------
+    alpha, assurance
+        Promised mean error; δ promises it with confidence 1 - δ over calibrations.
+    simultaneous
+        Promise the mean error of each scan's *worst* structure, with one threshold for all.
+    lesion_wise
+        Also promise that at most a share α of a patient's lesions (connected pieces of the truth) is hardly
+        touched by the outer set, less than a tenth of each.
+    tune
+        False calibrates the plain score.
+    encoder
+        Whose features the graph joins.
+    device
+        Of the encoder; changes no promise.
+    """
+
+    alpha: float = 0.10
+    assurance: float | None = None
+    simultaneous: bool = False
+    lesion_wise: bool = False
+    tune: bool = True
+    encoder: EncoderChoice = field(default_factory=EncoderChoice)
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
 class FittedSets:
-    """The section, the content keys of the scans it rests on, and what could not be fitted."""
+    """The sections, the content keys of the scans they rest on, and what could not be fitted."""
 
     section: SetsSection | None
     keys: tuple[str, ...]
     notes: tuple[str, ...]
+    bounds: BoundsSection | None = None
 
 
 def fit_sets(
     cohort: Cohort,
+    options: SetOptions | None = None,
     *,
-    alpha: float = 0.10,
-    assurance: float | None = None,
     modality: str | None = None,
-    tune: bool = True,
     seed: int = 0,
     cache: Path | None = None,
     progress: Progress | None = None,
     warn: Warn | None = None,
 ) -> FittedSets:
-    """Calibrate inner and outer sets for every structure of the cohort's truth.
+    """Calibrate inner and outer sets, and bounds of the masks' quality, for every structure of the cohort's truth.
 
     Used are the rows with a truth and probabilities (or, where no row has any, the masks). Patients
-    are split once, by seed: up to 30 % choose the score, the others calibrate; with too few to do
-    both, all calibrate the plain score. Scans the gate finds an error in are left out, as they would
-    be when judged.
+    are split once, by seed: up to 30 % (60 at most) are learnt from — the first 20 of them choose the score, all of
+    them teach what label-free evidence says about a mask — and the others calibrate; with too few to do
+    both, all calibrate the plain score and there are no bounds. Scans the gate finds an error in are left out, as
+    they would be when judged. Each group of the ``group`` column with enough calibration patients gets thresholds
+    of its own beside those of everybody.
 
     Parameters
     ----------
     cohort, modality, cache, progress, warn
         As in `fit`.
-    alpha, assurance
-        Of `conformalize`.
-    tune
-        False calibrates the plain score.
+    options
+        What is promised.
     seed
         Of the split.
 
@@ -93,194 +115,291 @@ def fit_sets(
 
     Guarantee
     ---------
-    That of `conformalize`: tuning and calibration share no patient.
+    Those of `conformalize` and `fit_bounds`: learning and calibration share no patient.
     """
+    options = options or SetOptions()
     rows = [row for row in cohort if row.truth is not None and not row.lesion_free and not row.outlier]
     soft = [row for row in rows if row.probabilities is not None]
     graded = not soft
     rows = [row for row in rows if row.mask is not None] if graded else soft
     if not rows:
         return FittedSets(None, (), ("sets: no row has a truth beside probabilities or a mask",))
-    groups: dict[str, list[CohortRow]] = {}
+    patients: dict[str, list[CohortRow]] = {}
     for row in rows:
-        groups.setdefault(row.patient, []).append(row)
-    patients = [*groups]
-    order = np.random.default_rng(seed).permutation(len(patients))
-    spare = len(patients) - patients_needed(alpha)
-    count = min(_MOST_TUNING, round(_TUNING_SHARE * len(patients)), spare // 2) if tune else 0
-    count = count if count >= 3 else 0
-    chosen = [patients[k] for k in order[:count]]
-    others = [patients[k] for k in order[count:]]
-    reader = _Reader(modality, graded, warn)
-    encoder = LocalDescriptors()
-    labels = reader.structures(row for patient in patients for row in groups[patient][:1])
-    notes = []
+        patients.setdefault(row.patient, []).append(row)
+    learning, calibrating = _split(patients, options, seed)
+    reader = LabelledReader(modality, graded, warn)
+    labels = reader.structures(row for group in patients.values() for row in group[:1])
     if not labels:
         return FittedSets(None, (), ("sets: the truth of the first scan of every patient is empty",))
-    if count == 0 and tune:
+    encoder = make_encoder(options.encoder, device=options.device)
+    if cache is not None and isinstance(encoder, PatchEncoder):
+        encoder = CachedEncoder(encoder, cache / "features")
+    run = _Run(patients, reader, labels, encoder, options, cache, progress)
+    notes = []
+    if not learning and options.tune:
         notes.append(
             f"sets: {len(patients)} patients are too few to tune and calibrate, the plain score was calibrated"
         )
-    calibrations, tunings = [], []
-    for position, (label, name) in enumerate(labels.items()):
-        tuning = None
-        recipe = candidate_recipes(hard=graded)[0]
-        if chosen:
-            tuning = _tuned(groups, chosen, reader, label, graded, alpha, len(others), cache, encoder, progress)
-            recipe = tuning.recipe
-        outer: list[LossCurve] = []
-        inner: list[LossCurve] = []
-        empty = 0
-        for done, patient in enumerate(others):
-            if progress:
-                progress(f"sets of {name}", position * len(others) + done, len(labels) * len(others))
-            curves = _cached_curves(groups[patient], reader, label, recipe, cache, encoder)
-            if curves is None:
-                empty += 1
-            else:
-                outer.append(curves[0])
-                inner.append(curves[1])
-        calibration = calibrate_curves(outer, inner, recipe, alpha, structure=name, assurance=assurance, empty=empty)
-        calibrations.append(calibration)
-        tunings.append(None if tuning is None else tuning.to_json())
+    tunings = run.tune(learning[:_MOST_TUNING], len(calibrating))
+    plain = candidate_recipes(hard=graded)[0]
+    recipes = {label: plain if tuning is None else tuning.recipe for label, tuning in tunings.items()}
+    given_masks = all(row.mask is not None for row in rows)
+    thresholds = run.provisional(learning, recipes, len(calibrating))
+    learnt = run.records(learning, recipes, thresholds, "learning") if learning else []
+    records = run.records(calibrating, recipes, thresholds, "calibration")
+    calibrations = run.calibrate(records, recipes)
+    groups, thin = run.calibrate_groups(calibrating, records, recipes)
+    notes += thin
+    for name, calibration, tuning in zip(labels.values(), calibrations, tunings.values(), strict=True):
         notes += [
             f"sets of {name}: {side} {threshold.sentence}"
             for side, threshold in (("outer", calibration.outer), ("inner", calibration.inner))
             if not threshold.feasible
         ]
-        if tuning is not None:
-            notes += [f"sets of {name}: {line}" for line in tuning.advice]
+        notes += [] if tuning is None else [f"sets of {name}: {line}" for line in tuning.advice]
+    split = {
+        "learning": len(learning),
+        "tuning": len(learning[:_MOST_TUNING]),
+        "calibration": len(calibrating),
+        "groups": {
+            name: [sum(patients[p][0].group == name for p in part) for part in (learning, calibrating)]
+            for name in sorted({group[0].group for group in patients.values()} - {""})
+        },
+    }
     section = SetsSection(
-        tuple(calibrations), tuple(labels), tuple(tunings), alpha, assurance, graded, encoder.identity
+        calibrations,
+        tuple(labels),
+        tuple(None if tuning is None else tuning.to_json() for tuning in tunings.values()),
+        options.alpha,
+        options.assurance,
+        graded,
+        encoder.identity,
+        options.encoder,
+        groups,
+        split,
     )
-    keys = tuple(_key([row], []) for row in rows)
-    return FittedSets(section, keys, tuple(notes))
+    bounds, more = run.bound(learnt, records, thresholds, given_masks)
+    keys = tuple(rows_key([row], []) for row in rows)
+    return FittedSets(section, keys, (*notes, *more), bounds)
 
 
-class _Reader:
-    """Reads rows, leaves out what the gate refuses, and knows which channel is which structure."""
+def _split(patients: Mapping[str, Any], options: SetOptions, seed: int) -> tuple[list[str], list[str]]:
+    """Patients to learn from, and those to calibrate on."""
+    names = [*patients]
+    order = np.random.default_rng(seed).permutation(len(names))
+    spare = len(names) - patients_needed(options.alpha)
+    count = min(_MOST_LEARNING, round(_LEARNING_SHARE * len(names)), spare // 2) if options.tune else 0
+    count = count if count >= 3 else 0
+    return [names[k] for k in order[:count]], [names[k] for k in order[count:]]
 
-    def __init__(self, modality: str | None, graded: bool, warn: Warn | None) -> None:
-        self.modality, self.graded, self.warn = modality, graded, warn
-        self._told: set[int] = set()
 
-    def structures(self, rows: Iterable[CohortRow]) -> dict[int, str]:
-        """Names of the truth's labels, by number, over the given rows."""
-        found: dict[int, str] = {}
-        for row in rows:
-            image = self.read(row)
-            if image is None:
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One fit: the patients, how they are read, and what is wanted."""
+
+    patients: Mapping[str, Sequence[CohortRow]]
+    reader: LabelledReader
+    labels: Mapping[int, str]
+    encoder: Encoder
+    options: SetOptions
+    cache: Path | None
+    progress: Progress | None
+
+    def tune(self, chosen: Sequence[str], calibration_patients: int) -> dict[int, Tuning | None]:
+        """The score of each structure, chosen on some patients; None where there is nobody to choose on."""
+        return {
+            label: self._tuned(label, name, chosen, calibration_patients) if chosen else None
+            for label, name in self.labels.items()
+        }
+
+    def _tuned(self, label: int, name: str, chosen: Sequence[str], calibration_patients: int) -> Tuning:
+        rows = [row for patient in chosen for row in self.patients[patient]]
+        choices = ["tuning", label, self.reader.graded, self.options.alpha, calibration_patients, self.encoder.identity]
+        file = None if self.cache is None else self.cache / f"{rows_key(rows, choices)}.json"
+        if file is not None and file.is_file():
+            return Tuning.from_json(json.loads(file.read_text(encoding="utf-8")))
+        cases = [case for patient in chosen for case in self.reader.cases(self.patients[patient], label, self.encoder)]
+        recipes = candidate_recipes(features=True, hard=self.reader.graded)
+        if not any(case.truth.any() for case in cases):
+            return Tuning(recipes[0], (), 0.0, 0, ("no tuning patient has this structure",))
+
+        def told(done: int, total: int) -> None:
+            if self.progress:
+                self.progress(f"tuning {name}", done, total)
+
+        tuning = choose_recipe(cases, recipes, self.options.alpha, calibration_patients, progress=told)
+        if tuning.recipe.name == "graph":
+            present = [case for case in cases if case.truth.any()]
+            crossing = float(np.mean([border_crossing(case, tuning.recipe) for case in present]))
+            if crossing > _BLEEDS:
+                quiet = [recipe for recipe in recipes if not recipe.needs_features]
+                again = choose_recipe(cases, quiet, self.options.alpha, calibration_patients)
+                words = f"the graph bleeds ({crossing:.0%} of its walk crosses true borders): falls back to "
+                tuning = replace(
+                    tuning, recipe=again.recipe, advice=(*tuning.advice, words + f"the score {again.recipe.label}")
+                )
+        if file is not None:
+            with replacing(file) as part:
+                part.write_text(json.dumps(tuning.to_json()), encoding="utf-8")
+        return tuning
+
+    def provisional(
+        self, learning: Sequence[str], recipes: Mapping[int, ScoreRecipe], calibration_patients: int
+    ) -> dict[int, tuple[int, int]]:
+        """Outer and inner threshold of each structure on the learning patients, at the risk calibration aims at.
+
+        Evidence is measured at these: the calibrated ones depend on the calibration patients, which
+        would no longer be exchangeable with the next.
+        """
+        if not learning:
+            return dict.fromkeys(self.labels, (0, EMPTY_SET))
+        everybody = self.records(learning, recipes, None, "learning sets")
+        aim = aimed_risk(self.options.alpha, calibration_patients)
+        found = {}
+        for label in self.labels:
+            known = [one.structures[label] for one in everybody if label in one.structures]
+            sides = []
+            for curves, safest in (
+                ([s.outer for s in known if s.outer is not None], 0),
+                ([s.inner for s in known if s.inner is not None], EMPTY_SET),
+            ):
+                total, mass = total_loss(curves)
+                fits = np.flatnonzero(total <= aim * mass + 1e-9)
+                sides.append(safest if not curves or not fits.size else int(fits[-1] if safest == 0 else fits[0]))
+            found[label] = (sides[0], sides[1])
+        return found
+
+    def records(
+        self,
+        names: Sequence[str],
+        recipes: Mapping[int, ScoreRecipe],
+        thresholds: Mapping[int, tuple[int, int]] | None,
+        stage: str,
+    ) -> list[PatientRecord]:
+        """What each patient says, kept so that a killed fit goes on where it stopped."""
+        found = []
+        for done, name in enumerate(names):
+            if self.progress:
+                self.progress(f"sets: {stage}", done, len(names))
+            rows = self.patients[name]
+            choices = [
+                "record",
+                {label: recipe.to_json() for label, recipe in recipes.items()},
+                None if thresholds is None else [[*pair] for pair in thresholds.values()],
+                self.reader.graded,
+                self.options.lesion_wise,
+                self.encoder.identity,
+            ]
+            file = None if self.cache is None else self.cache / f"{rows_key(rows, choices)}.npz"
+            kept = None if file is None else read_record(file)
+            if kept is None:
+                kept = record_patient(
+                    self.reader.images(rows), recipes, thresholds, self.encoder, lesions=self.options.lesion_wise
+                )
+                if file is not None:
+                    kept.save(file)
+            found.append(kept)
+        return found
+
+    def calibrate(
+        self, records: Sequence[PatientRecord], recipes: Mapping[int, ScoreRecipe]
+    ) -> tuple[SetCalibration, ...]:
+        """The calibration of each structure on some patients."""
+        made = [self._calibrated(records, label, recipes[label]) for label in self.labels]
+        if not self.options.simultaneous or len(made) < 2:
+            return tuple(made)
+        both = []
+        for side in ("outer", "inner"):
+            curves = [
+                simultaneous_curve(losses)
+                for one in records
+                if (losses := [c for s in one.structures.values() if (c := getattr(s, side)) is not None])
+            ]
+            both.append(self._threshold(curves, "low" if side == "outer" else "high"))
+        words = "of each scan's worst structure: "
+        outer, inner = (replace(t, sentence=words + t.sentence) for t in both)
+        return tuple(replace(one, outer=outer, inner=inner) for one in made)
+
+    def _calibrated(self, records: Sequence[PatientRecord], label: int, recipe: ScoreRecipe) -> SetCalibration:
+        known = [one.structures[label] for one in records if label in one.structures]
+        outer = [s.outer for s in known if s.outer is not None]
+        inner = [s.inner for s in known if s.inner is not None]
+        options = self.options
+        made = calibrate_curves(
+            outer,
+            inner,
+            recipe,
+            options.alpha,
+            structure=self.labels[label],
+            assurance=options.assurance,
+            empty=len(records) - len(outer),
+        )
+        if not options.lesion_wise:
+            return made
+        lesions = self._threshold([s.lesions for s in known if s.lesions is not None], "low")
+        # Both losses only fall towards larger sets: the larger of the two sets keeps both promises.
+        safer = min(made.outer.threshold, lesions.threshold)
+        words = f"{made.outer.sentence}; share of lesions hardly touched: {lesions.sentence}"
+        feasible = made.outer.feasible and lesions.feasible
+        return replace(made, outer=replace(made.outer, threshold=safer, feasible=feasible, sentence=words))
+
+    def _threshold(self, curves: Sequence[LossCurve], safe: Any) -> RiskThreshold:
+        if self.options.assurance is None:
+            return conformal_threshold(curves, self.options.alpha, safe=safe)
+        return assured_threshold(curves, self.options.alpha, self.options.assurance, safe=safe)
+
+    def calibrate_groups(
+        self, names: Sequence[str], records: Sequence[PatientRecord], recipes: Mapping[int, ScoreRecipe]
+    ) -> tuple[dict[str, tuple[SetCalibration | None, ...]], list[str]]:
+        """Calibrations of their own for groups that are large enough (Mondrian), and words about the others."""
+        members: dict[str, list[PatientRecord]] = {}
+        for name, record in zip(names, records, strict=True):
+            if group := self.patients[name][0].group:
+                members.setdefault(group, []).append(record)
+        made: dict[str, tuple[SetCalibration | None, ...]] = {}
+        notes = []
+        needed = patients_needed(self.options.alpha)
+        for group, own in sorted(members.items()):
+            if len(own) < needed:
+                notes.append(
+                    f"sets: group {group} has {len(own)} calibration patients, {needed} are needed for a promise of "
+                    "its own; its scans get the one averaged over all groups"
+                )
                 continue
-            for label in image.truth.labels():
-                if label in image.probabilities:
-                    found.setdefault(label, image.truth.names.get(label, f"label {label}"))
-        return dict(sorted(found.items()))
-
-    def read(self, row: CohortRow) -> _Image | None:
-        """One row, or None where it must be left out (said once)."""
-        try:
-            scan = read_scan(row.image, modality=self.modality)
-            truth = read_mask(row.truth, reference=scan.grid)
-            soft = None if self.graded else read_probabilities(row.probabilities, reference=scan.grid)
-            mask = read_mask(row.mask, reference=scan.grid) if row.mask is not None else None
-            labels = mask if mask is not None else truth
-            findings = inspect_scan(scan, labels, soft)
-            if worst(findings) == "error":
-                raise InputError(next(f.sentence for f in findings if f.severity == "error"))
-        except AnatrustError as error:
-            if self.warn and row.number not in self._told:
-                self._told.add(row.number)
-                self.warn(f"row {row.number}: left out of the sets, {error}")
-            return None
-        return _Image(scan, class_channels(soft, mask, truth), truth)
-
-    def cases(self, rows: Sequence[CohortRow], label: int, encoder: LocalDescriptors) -> Iterator[LabelledCase]:
-        """The images of one patient, for one structure."""
-        for row in rows:
-            image = self.read(row)
-            if image is not None and label in image.probabilities:
-                yield LabelledCase(
-                    row.patient,
-                    image.probabilities[label],
-                    image.scan.array,
-                    np.asarray(image.truth.array == label),
-                    image.scan.grid,
-                    DescribedScan(image.scan, encoder),
+            made[group] = tuple(
+                replace(
+                    one,
+                    outer=replace(one.outer, sentence=f"within group {group}, {one.outer.sentence}"),
+                    inner=replace(one.inner, sentence=f"within group {group}, {one.inner.sentence}"),
                 )
+                if one.outer.feasible and one.inner.feasible
+                else None
+                for one in self.calibrate(own, recipes)
+            )
+        return made, notes
 
-
-def _tuned(
-    groups: Mapping[str, Sequence[CohortRow]],
-    chosen: Sequence[str],
-    reader: _Reader,
-    label: int,
-    graded: bool,
-    alpha: float,
-    calibration_patients: int,
-    cache: Path | None,
-    encoder: LocalDescriptors,
-    progress: Progress | None,
-) -> Tuning:
-    key = _key([row for p in chosen for row in groups[p]], ["tuning", label, graded, alpha, calibration_patients])
-    file = None if cache is None else cache / f"{key}.json"
-    if file is not None and file.is_file():
-        return Tuning.from_json(json.loads(file.read_text(encoding="utf-8")))
-    cases = [case for patient in chosen for case in reader.cases(groups[patient], label, encoder)]
-    recipes = candidate_recipes(features=True, hard=graded)
-    if not any(case.truth.any() for case in cases):
-        return Tuning(recipes[0], (), 0.0, 0, ("no tuning patient has this structure",))
-
-    def told(done: int, total: int) -> None:
-        if progress:
-            progress(f"tuning label {label}", done, total)
-
-    tuning = choose_recipe(cases, recipes, alpha, calibration_patients, progress=told)
-    if file is not None:
-        with replacing(file) as part:
-            part.write_text(json.dumps(tuning.to_json()), encoding="utf-8")
-    return tuning
-
-
-def _cached_curves(
-    rows: Sequence[CohortRow],
-    reader: _Reader,
-    label: int,
-    recipe: ScoreRecipe,
-    cache: Path | None,
-    encoder: LocalDescriptors,
-) -> tuple[LossCurve, LossCurve] | None:
-    """Loss curves of one patient; None without the structure. Kept, so that a killed fit goes on."""
-    file = None
-    if cache is not None:
-        file = cache / f"{_key(rows, ['curves', label, recipe.to_json(), reader.graded])}.npz"
-        if file.is_file():
-            with np.load(file, allow_pickle=False) as kept:
-                if "empty" in kept:
-                    return None
-                return (
-                    LossCurve(kept["outer_breaks"], kept["outer_losses"]),
-                    LossCurve(kept["inner_breaks"], kept["inner_losses"]),
-                )
-    curves = patient_curves(reader.cases(rows, label, encoder), recipe)
-    if file is not None:
-        names: dict[str, npt.NDArray[Any]] = {"empty": np.array(True)}
-        if curves is not None:
-            outer, inner = curves
-            names = {
-                "outer_breaks": outer.breaks,
-                "outer_losses": outer.losses,
-                "inner_breaks": inner.breaks,
-                "inner_losses": inner.losses,
-            }
-        with replacing(file) as part, part.open("wb") as handle:
-            np.savez(handle, **names)  # type: ignore[arg-type]
-    return curves
-
-
-def _key(rows: Sequence[CohortRow], choices: list[Any]) -> str:
-    contents = [
-        [None if f is None else content_hash(f) for f in (row.image, row.mask, row.probabilities, row.truth)]
-        for row in rows
-    ]
-    text = json.dumps([_CACHE_VERSION, __version__, contents, choices], sort_keys=True)
-    return "sets-" + hashlib.sha256(text.encode()).hexdigest()
+    def bound(
+        self,
+        learnt: Sequence[PatientRecord],
+        records: Sequence[PatientRecord],
+        thresholds: Mapping[int, tuple[int, int]],
+        given_masks: bool,
+    ) -> tuple[BoundsSection | None, list[str]]:
+        """Bounds of quality, or words about why there are none."""
+        parts = [[one.bound_rows(self.labels) for one in part if one.scans] for part in (learnt, records)]
+        if not parts[0] or not parts[1]:
+            return None, ["bounds: too few patients to learn from and to calibrate on"]
+        sizes = [one.diagonal for one in [*learnt, *records] if one.scans]
+        steps = [one.step for one in [*learnt, *records] if one.scans]
+        section = fit_bounds(
+            parts[0],
+            parts[1],
+            self.options.alpha,
+            structures=self.labels,
+            thresholds=[thresholds[label] for label in self.labels],
+            given_masks=given_masks,
+            diagonal=min(sizes),
+            step=min(steps),
+        )
+        return section, []

@@ -9,14 +9,16 @@ import numpy as np
 
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.volumes import Mask
+from anatrust.pipeline.bounds import StructureBounds, bound_sentences, predict_bounds
 from anatrust.pipeline.case import Case
 from anatrust.pipeline.decide import decide
 from anatrust.pipeline.fit_rejection import without_level
+from anatrust.pipeline.labelled import derived_mask
 from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.organ import anatomy_findings, check_structures
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.screening import screen_scan
-from anatrust.pipeline.sets import SetSummary, predict_sets
+from anatrust.pipeline.sets import ScoredScan, SetSummary, score_scan
 from anatrust.pipeline.verdict import Statement, Strength, Verdict
 from anatrust.rejection.settings import RejectionSettings
 
@@ -185,8 +187,14 @@ def add_screening(judged: Judged, case: Case, profile: Profile) -> Judged:
     return replace(judged, verdict=verdict, explanation=explanation)
 
 
-def add_sets(judged: Judged, case: Case, profile: Profile) -> Judged:
-    """The same verdict with the profile's inner and outer sets, or a note on why there are none."""
+def add_sets(
+    judged: Judged, case: Case, profile: Profile, *, group: str | None = None, weights: str | None = None
+) -> Judged:
+    """The same verdict with the profile's sets and bounds, or a note on why there are none.
+
+    ``group`` picks the thresholds of a group of the cohort; ``weights`` says where those of the profile's encoder
+    lie now.
+    """
     section = profile.sets
     if section is None:
         return judged
@@ -194,13 +202,25 @@ def add_sets(judged: Judged, case: Case, profile: Profile) -> Judged:
     if not section.graded_masks and case.probabilities is None:
         note = "the profile's sets grade probabilities and none were given: no sets"
         return replace(judged, verdict=replace(base, notes=(*base.notes, note)))
-    found = predict_sets(section, case.scan, probabilities=case.probabilities, mask=case.labels)
+    encoder = section.make_encoder(weights)
+    scored = score_scan(section, case.scan, probabilities=case.probabilities, mask=case.labels, encoder=encoder)
+    found = tuple(
+        calibration.sets_of(scored.levels[label], case.scan.grid)
+        for label, calibration in zip(section.labels, section.of_group(group), strict=True)
+    )
     summaries = tuple(SetSummary.of(one, label) for one, label in zip(found, section.labels, strict=True))
     made = []
     for one in found:
         for text, feasible in zip(one.statements, reversed(one.feasible), strict=True):
             made.append(Statement(text, one.alpha if feasible else None, "exact" if feasible else "none", "sets"))
-    notes = list(base.notes)
+    bounds, about_bounds = _bounds(case, profile, scored)
+    made += [
+        Statement(text, bounds[0].alpha if claims else None, "exact" if claims else "none", "structures")
+        for text, claims in bound_sentences(bounds)
+    ]
+    notes = [*base.notes, *about_bounds]
+    if group and group not in section.groups:
+        notes.append(f"the profile has no thresholds of group {group}: the sets' promise is averaged over all groups")
     if section.alpha != base.levels.sets:
         notes.append(
             f"the profile's sets promise {section.alpha:g}, whatever level was asked for; fit again to change it"
@@ -211,10 +231,28 @@ def add_sets(judged: Judged, case: Case, profile: Profile) -> Judged:
         decision=decision,
         reasons=reasons,
         sets=summaries,
+        bounds=bounds,
         statements=(*base.statements, *made),
         notes=tuple(notes),
     )
     return replace(judged, verdict=verdict, sets=found)
+
+
+def _bounds(case: Case, profile: Profile, scored: ScoredScan) -> tuple[tuple[StructureBounds, ...], list[str]]:
+    """The bounds of the mask, or words about why there are none."""
+    section = profile.bounds
+    if section is None:
+        return (), []
+    masks = {label: np.asarray(case.labels.array == label) for label in section.labels}
+    if not section.given_masks and case.probabilities is not None:
+        theirs = derived_mask(case.probabilities)
+        if any((masks[label] != theirs[label]).any() for label in section.labels):
+            note = (
+                "no bounds: the profile bounds the quality of the mask that the probabilities give (the most probable "
+                "class), and this mask is another"
+            )
+            return (), [note]
+    return predict_bounds(section, scored.levels, scored.probabilities, masks, case.scan.grid), []
 
 
 def _statements(result: Rejection, profile: Profile | None) -> tuple[Statement, ...]:

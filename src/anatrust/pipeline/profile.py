@@ -13,6 +13,7 @@ import numpy.typing as npt
 from anatrust._version import __version__
 from anatrust.errors import FormatError, InputError
 from anatrust.pipeline.archive import read_archive, write_archive
+from anatrust.pipeline.bounds import BoundsSection
 from anatrust.pipeline.fit_thresholds import GatesSection
 from anatrust.pipeline.screening import ScreeningSection
 from anatrust.pipeline.sets import SetsSection
@@ -22,7 +23,7 @@ from anatrust.statistics.conformal_p import CohortNull
 
 __all__ = ["PROFILE_SCHEMA_VERSION", "Profile", "RejectionSection"]
 
-PROFILE_SCHEMA_VERSION = 1
+PROFILE_SCHEMA_VERSION = 2
 _FORMAT = "anatrust-profile"
 _DOCUMENT = "profile.json"
 
@@ -70,6 +71,8 @@ class Profile:
         Section of `ood`; None if it could not be fitted.
     gates
         Learnt thresholds of the gates; the rejection section's settings hold them too.
+    bounds
+        What evidence says about the quality of masks; None if it could not be fitted.
     not_fitted
         What could not be fitted and why, one sentence each.
     version
@@ -98,6 +101,7 @@ class Profile:
     sets: SetsSection | None = None
     screening: ScreeningSection | None = None
     gates: GatesSection | None = None
+    bounds: BoundsSection | None = None
 
     def save(self, path: str | Path) -> None:
         """Write the profile as one zip, whole or not at all; the same profile gives the same bytes.
@@ -130,6 +134,8 @@ class Profile:
             sections["gates"] = self.gates.to_json()
         if self.screening is not None:
             sections["screening"], arrays["screening"] = self.screening.to_arrays()
+        if self.bounds is not None:
+            sections["bounds"], arrays["bounds"] = self.bounds.to_json()
         document = {
             "format": _FORMAT,
             "schema_version": PROFILE_SCHEMA_VERSION,
@@ -188,8 +194,11 @@ class Profile:
                 f"{'calibrated' if c.inner.feasible else 'infeasible'} at {self.sets.alpha:g}"
                 for c in self.sets.calibrations
             ]
+            lines += _split_lines(self.sets)
         if self.gates is not None and self.gates.feasible:
             lines.append(f"{self.gates.words}; {self.gates.removed:.0%} of false candidates refused in tuning")
+        if self.bounds is not None:
+            lines += self.bounds.describe()
         if self.screening is not None:
             screener = self.screening.screener
             lines.append(
@@ -200,7 +209,24 @@ class Profile:
         return [*lines, *self.not_fitted]
 
 
-def _read_v1(document: Mapping[str, Any], arrays: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> Profile:
+def _split_lines(sets: SetsSection) -> list[str]:
+    """Who served what, in all and by group."""
+    split = sets.split
+    if not split:
+        return []
+    lines = [
+        f"split by patient: {split['learning']} to learn from ({split['tuning']} of them to choose the score), "
+        f"{split['calibration']} to calibrate on"
+    ]
+    lines += [
+        f"group {name}: {learning} to learn from, {calibration} to calibrate on, "
+        + ("thresholds of its own" if name in sets.groups else "no thresholds of its own")
+        for name, (learning, calibration) in split["groups"].items()
+    ]
+    return lines
+
+
+def _read(document: Mapping[str, Any], arrays: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> Profile:
     plain = document["sections"].get("rejection")
     section = None
     if plain is not None:
@@ -227,6 +253,9 @@ def _read_v1(document: Mapping[str, Any], arrays: Mapping[str, Mapping[str, npt.
         if "screening" in document["sections"]
         else None,
         gates=GatesSection.from_json(document["sections"]["gates"]) if "gates" in document["sections"] else None,
+        bounds=BoundsSection.from_json(document["sections"]["bounds"], arrays["bounds"])
+        if "bounds" in document["sections"]
+        else None,
         not_fitted=tuple(str(line) for line in document["not_fitted"]),
         version=str(document["anatrust"]),
     )
@@ -234,5 +263,6 @@ def _read_v1(document: Mapping[str, Any], arrays: Mapping[str, Mapping[str, npt.
 
 # Readers of old versions stay here for good; each has a golden file under tests/pipeline/data.
 _READERS: dict[int, Callable[[Mapping[str, Any], Mapping[str, Mapping[str, npt.NDArray[Any]]]], Profile]] = {
-    1: _read_v1
+    1: _read,  # version 2 adds bounds and, in sets, groups, encoder and split: all absent in version 1
+    2: _read,
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from anatrust.conformal.sets import PredictionSet, SetCalibration
 from anatrust.errors import InputError
 from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.models.descriptors import LocalDescriptors
+from anatrust.models.encoders import EncoderChoice, PatchEncoder, make_encoder
+from anatrust.models.protocols import Encoder
 
-__all__ = ["DescribedScan", "SetSummary", "SetsSection", "class_channels", "predict_sets"]
+__all__ = ["DescribedScan", "ScoredScan", "SetSummary", "SetsSection", "class_channels", "predict_sets", "score_scan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,13 @@ class SetsSection:
         True where the cohort had no probabilities and masks were graded by distance.
     encoder
         Identity of the encoder of the feature graph.
+    choice
+        How to make that encoder again.
+    groups
+        Calibrations of their own for each group of the cohort that is large enough, in the same order; the
+        promise then holds within the group. None for a structure the group has too few patients with.
+    split
+        How many patients served what, in all and by group.
     """
 
     calibrations: tuple[SetCalibration, ...]
@@ -45,6 +55,46 @@ class SetsSection:
     assurance: float | None
     graded_masks: bool
     encoder: str
+    choice: EncoderChoice = field(default_factory=EncoderChoice)
+    groups: Mapping[str, tuple[SetCalibration | None, ...]] = field(default_factory=dict)
+    split: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not len(self.calibrations) == len(self.labels) == len(self.tunings):
+            raise InputError("sets need as many labels and tunings as calibrations")
+        object.__setattr__(self, "groups", MappingProxyType(dict(self.groups)))
+
+    def of_group(self, group: str | None) -> tuple[SetCalibration, ...]:
+        """The calibrations of a group, where it has its own; else those of everybody."""
+        own = self.groups.get(group or "")
+        if own is None:
+            return self.calibrations
+        return tuple(one or everybody for one, everybody in zip(own, self.calibrations, strict=True))
+
+    def make_encoder(self, weights: str | None = None) -> Encoder | None:
+        """The encoder the scores need, checked to be the one they were fitted with; None where none is needed.
+
+        Parameters
+        ----------
+        weights
+            Where its weights lie now, if not where the profile says.
+
+        Raises
+        ------
+        InputError
+            If it is not at hand, or is another one.
+        """
+        everyone = [*self.calibrations, *(c for own in self.groups.values() for c in own if c is not None)]
+        if not any(c.recipe.needs_features for c in everyone):
+            return None
+        plain = self.choice.to_json()
+        encoder = make_encoder(EncoderChoice.from_json(plain | {"weights": weights} if weights else plain))
+        if encoder.identity != self.encoder:
+            raise InputError(
+                f"the profile's sets were fitted with another version of the encoder {self.choice.name}: give the "
+                "weights it was fitted with, or fit it again"
+            )
+        return encoder
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a profile."""
@@ -56,6 +106,9 @@ class SetsSection:
             "assurance": self.assurance,
             "graded_masks": self.graded_masks,
             "encoder": self.encoder,
+            "choice": self.choice.to_json(),
+            "groups": {name: [None if c is None else c.to_json() for c in own] for name, own in self.groups.items()},
+            "split": dict(self.split),
         }
 
     @classmethod
@@ -69,6 +122,12 @@ class SetsSection:
             None if plain["assurance"] is None else float(plain["assurance"]),
             bool(plain["graded_masks"]),
             str(plain["encoder"]),
+            EncoderChoice.from_json(plain["choice"]) if "choice" in plain else EncoderChoice(),
+            {
+                str(name): tuple(None if c is None else SetCalibration.from_json(c) for c in own)
+                for name, own in plain.get("groups", {}).items()
+            },
+            dict(plain.get("split", {})),
         )
 
 
@@ -119,14 +178,20 @@ class SetSummary:
 
 @dataclass(frozen=True, eq=False)
 class DescribedScan:
-    """A scan's descriptors when asked for, of zero mean and unit deviation: cosines compare nothing else."""
+    """A scan's features when asked for.
+
+    Local descriptors are brought to zero mean and unit deviation, for cosines compare nothing else; features of
+    networks stay as they are, as published.
+    """
 
     scan: Scan
-    encoder: LocalDescriptors
+    encoder: Encoder
 
     def __call__(self) -> npt.NDArray[np.float64]:
         """Features of shape ``(*scan.grid.shape, d)``."""
         features = self.encoder.encode(self.scan)
+        if isinstance(self.encoder, PatchEncoder):
+            return features.astype(np.float64)
         axes = tuple(range(features.ndim - 1))
         deviation = features.std(axis=axes, dtype=np.float64)
         centred: npt.NDArray[np.float64] = features - features.mean(axis=axes, dtype=np.float64)
@@ -146,26 +211,75 @@ def class_channels(
     return {number: soft.array[number - 1 + first] for number in range(1, soft.array.shape[0] + 1 - first)}
 
 
-def predict_sets(
-    section: SetsSection, scan: Scan, *, probabilities: ProbabilityMap | None, mask: LabelMap
-) -> tuple[PredictionSet, ...]:
-    """Both sets of every structure of a profile, on one scan.
+@dataclass(frozen=True, eq=False)
+class ScoredScan:
+    """One scan as the sets see it: probability and quantised score of each structure, by label."""
+
+    probabilities: Mapping[int, npt.NDArray[Any]]
+    levels: Mapping[int, npt.NDArray[np.uint16]]
+
+
+def score_scan(
+    section: SetsSection,
+    scan: Scan,
+    *,
+    probabilities: ProbabilityMap | None,
+    mask: LabelMap,
+    encoder: Encoder | None = None,
+) -> ScoredScan:
+    """The score of every structure of a profile on one scan; sets and bounds are made from it.
+
+    Parameters
+    ----------
+    section
+        Of the profile.
+    scan, probabilities, mask
+        On one grid.
+    encoder
+        The one of ``section.make_encoder()``, where many scans are scored; None makes it.
 
     Raises
     ------
     InputError
         If the profile was fitted on probabilities and none are given, or a class is missing.
     """
-    encoder = LocalDescriptors()
-    if section.encoder != encoder.identity:
-        raise InputError("the profile's sets were fitted with another version of the descriptors: fit it again")
+    used = encoder or section.make_encoder() or LocalDescriptors()
     if not section.graded_masks and probabilities is None:
         raise InputError("the profile's sets grade probabilities: give them with -p")
     channels = class_channels(None if section.graded_masks else probabilities, mask, None)
-    made = []
+    found, levels = {}, {}
     for label, calibration in zip(section.labels, section.calibrations, strict=True):
         if label not in channels and not section.graded_masks:
             raise InputError(f"the probabilities have no channel for {calibration.structure} (label {label})")
-        channel = channels.get(label, np.zeros(scan.grid.shape, dtype=np.float32))
-        made.append(calibration.predict(channel, scan.array, scan.grid, DescribedScan(scan, encoder)))
-    return tuple(made)
+        found[label] = channels.get(label, np.zeros(scan.grid.shape, dtype=np.float32))
+        described = DescribedScan(scan, used)
+        levels[label] = calibration.recipe.levels(found[label], scan.array, scan.grid, described)
+    return ScoredScan(found, levels)
+
+
+def predict_sets(
+    section: SetsSection,
+    scan: Scan,
+    *,
+    probabilities: ProbabilityMap | None,
+    mask: LabelMap,
+    encoder: Encoder | None = None,
+    group: str | None = None,
+) -> tuple[PredictionSet, ...]:
+    """Both sets of every structure of a profile, on one scan.
+
+    Parameters
+    ----------
+    section, scan, probabilities, mask, encoder
+        As in `score_scan`.
+    group
+        Whose calibration to use, where the profile has one of that group.
+
+    Raises
+    ------
+    InputError
+        If the profile was fitted on probabilities and none are given, or a class is missing.
+    """
+    scored = score_scan(section, scan, probabilities=probabilities, mask=mask, encoder=encoder)
+    pairs = zip(section.labels, section.of_group(group), strict=True)
+    return tuple(calibration.sets_of(scored.levels[label], scan.grid) for label, calibration in pairs)

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from anatrust.errors import FormatError, InputError
 from anatrust.image.volumes import Scan
 from anatrust.ood.screen import Screening
+from anatrust.pipeline.bounds import StructureBounds
 from anatrust.pipeline.finding import Finding
 from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.organ import StructureCheck
@@ -104,6 +105,8 @@ class Verdict:
         The checked organs (empty for lesions).
     sets
         Inner and outer set of each structure the profile can promise something about.
+    bounds
+        Bounds of Dice, HD95, volume and longest diameter of each structure, where the profile has some.
     screening
         Whether the scan is like those the segmenter was made for; None where the profile cannot say.
     null, correction
@@ -136,6 +139,7 @@ class Verdict:
     candidates: tuple[Candidate, ...] = ()
     structures: tuple[StructureCheck, ...] = ()
     sets: tuple[SetSummary, ...] = ()
+    bounds: tuple[StructureBounds, ...] = ()
     screening: Screening | None = None
     null: str = "none"
     correction: str = "none"
@@ -188,6 +192,7 @@ class Verdict:
             "candidates": [c.to_json() for c in self.candidates],
             "structures": [s.to_json() for s in self.structures],
             "sets": [asdict(s) for s in self.sets],
+            "bounds": [asdict(b) for b in self.bounds],
             "screening": None if self.screening is None else self.screening.to_json(),
             "notes": list(self.notes),
             "files": dict(self.files),
@@ -227,6 +232,7 @@ class Verdict:
                 candidates=tuple(_candidate(c) for c in plain["candidates"]),
                 structures=tuple(StructureCheck.from_json(s) for s in plain["structures"]),
                 sets=tuple(SetSummary(**s) for s in plain["sets"]),
+                bounds=tuple(StructureBounds(**b) for b in plain.get("bounds", ())),
                 screening=_screening(plain["screening"]),
                 null=plain["null"],
                 correction=plain["correction"],

@@ -1,0 +1,323 @@
+"""A number for each structure that means something: bounds of Dice, HD95, volume and longest diameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.image.grid import Grid
+from anatrust.pipeline.bounds_evidence import DIRECTIONS, QUANTITIES, diameter_of, structure_evidence
+from anatrust.statistics.conformal_bounds import BoundSide, ConformalBound, PatientEvidence, fit_bound
+
+__all__ = [
+    "SIDES",
+    "BoundsSection",
+    "BoundsWorth",
+    "StructureBounds",
+    "bound_sentences",
+    "fit_bounds",
+    "predict_bounds",
+]
+
+SIDES: Mapping[str, BoundSide] = {"dice": "lower", "hd95": "upper", "volume": "interval", "diameter": "interval"}
+"""Which side of each quantity is bounded."""
+
+_Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class BoundsWorth:
+    """What the bounds of one structure are worth, measured on the calibration scans.
+
+    Parameters
+    ----------
+    dice, hd95
+        Mean bound; None where nothing finite can be promised.
+    constant_dice, constant_hd95
+        The bounds the same patients give without any evidence; the gain is the difference.
+    vacuous_dice, vacuous_hd95
+        Share of scans whose bound says nothing: a Dice above 0, a HD95 below the image's diagonal.
+    """
+
+    dice: float | None
+    constant_dice: float | None
+    vacuous_dice: float
+    hd95: float | None
+    constant_hd95: float | None
+    vacuous_hd95: float
+
+
+@dataclass(frozen=True, eq=False)
+class BoundsSection:
+    """What was learnt about the quality of masks from label-free evidence.
+
+    Parameters
+    ----------
+    alpha
+        Share of scans like the calibration ones in which any structure may break its bound (for each quantity).
+    structures, labels
+        Names and numbers, as in the profile's sets.
+    thresholds
+        Outer and inner threshold of each structure that evidence is measured at; fixed on the learning patients.
+    bounds
+        One for each quantity.
+    given_masks
+        Whether the cohort came with masks; else they were derived from the probabilities.
+    learnt
+        Patients learnt from, none of them calibrated on.
+    worth
+        For each structure.
+    history
+        ``(patients, structures)`` mean "inner over outer" of each calibration patient, in an order
+        that says nothing: what later scans are compared with when drift is looked for.
+    """
+
+    alpha: float
+    structures: tuple[str, ...]
+    labels: tuple[int, ...]
+    thresholds: tuple[tuple[int, int], ...]
+    bounds: Mapping[str, ConformalBound]
+    given_masks: bool
+    learnt: int
+    worth: tuple[BoundsWorth, ...]
+    history: npt.NDArray[np.float64]
+
+    @property
+    def patients(self) -> int:
+        """Calibrated on."""
+        return self.bounds["dice"].patients
+
+    def to_json(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """Plain values and arrays for a profile."""
+        plain = {
+            "alpha": self.alpha,
+            "structures": list(self.structures),
+            "labels": list(self.labels),
+            "thresholds": [list(pair) for pair in self.thresholds],
+            "bounds": {name: bound.to_json() for name, bound in self.bounds.items()},
+            "given_masks": self.given_masks,
+            "learnt": self.learnt,
+            "worth": [vars(one) for one in self.worth],
+        }
+        return plain, {"history": self.history}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> BoundsSection:
+        """The section :meth:`to_json` wrote."""
+        return cls(
+            float(plain["alpha"]),
+            tuple(str(v) for v in plain["structures"]),
+            tuple(int(v) for v in plain["labels"]),
+            tuple((int(low), int(high)) for low, high in plain["thresholds"]),
+            {name: ConformalBound.from_json(plain["bounds"][name]) for name in QUANTITIES},
+            bool(plain["given_masks"]),
+            int(plain["learnt"]),
+            tuple(BoundsWorth(**one) for one in plain["worth"]),
+            np.asarray(arrays["history"], dtype=np.float64),
+        )
+
+    def describe(self) -> list[str]:
+        """One line a structure, for people: what the bounds are worth."""
+        lines = []
+        for name, worth in zip(self.structures, self.worth, strict=True):
+            if worth.dice is None or worth.constant_dice is None:
+                lines.append(f"bounds of {name}: {self.patients} patients promise nothing at {self.alpha:g}")
+                continue
+            far = "HD95 unbounded" if worth.hd95 is None else f"HD95 below {worth.hd95:.3g} on average"
+            lines.append(
+                f"bounds of {name}: Dice above {worth.dice:.2f} on average for {1 - self.alpha:.0%} of scans "
+                f"({worth.dice - worth.constant_dice:+.2f} against one bound for all; "
+                f"{worth.vacuous_dice:.0%} vacuous), {far}; "
+                f"learnt on {self.learnt}, calibrated on {self.patients} patients"
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class StructureBounds:
+    """The bounds of one structure on one scan; None where nothing can be promised.
+
+    Lengths in mm and volumes in mm³ (mm² in 2-D), in pixels where the spacing is unknown. ``volume`` and
+    ``diameter`` are those of the mask; their bounds are about the true structure.
+    """
+
+    structure: str
+    label: int
+    alpha: float
+    dice_lower: float | None
+    hd95_upper: float | None
+    volume: float
+    volume_lower: float | None
+    volume_upper: float | None
+    diameter: float
+    diameter_lower: float | None
+    diameter_upper: float | None
+    unit: str
+
+
+def fit_bounds(
+    learn: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]],
+    calibrate: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]],
+    alpha: float,
+    *,
+    structures: Mapping[int, str],
+    thresholds: Sequence[tuple[int, int]],
+    given_masks: bool,
+    diagonal: float,
+    step: float,
+) -> BoundsSection:
+    """Learn and calibrate all four bounds.
+
+    Parameters
+    ----------
+    learn, calibrate
+        Evidence ``(scans, structures, 5)`` and targets ``(scans, structures, 4)`` of each patient, see
+        `structure_evidence` and `structure_truth`; no patient is in both.
+    alpha
+        Promised share, for each quantity and all structures at once.
+    structures, thresholds, given_masks
+        For the section.
+    diagonal, step
+        Length beyond which a bound of HD95 says nothing (of the smallest image), and a voxel's edge.
+
+    Guarantee
+    ---------
+    That of :func:`~anatrust.statistics.conformal_bounds.fit_bound`.
+    """
+    made: dict[str, ConformalBound] = {}
+    for number, name in enumerate(QUANTITIES):
+        pairs = [
+            [PatientEvidence(evidence, targets[..., number]) for evidence, targets in patients]
+            for patients in (learn, calibrate)
+        ]
+        made[name] = fit_bound(pairs[0], pairs[1], SIDES[name], alpha, directions=DIRECTIONS[name])
+    rows = np.concatenate([evidence for evidence, _ in calibrate])
+    history = np.array([evidence[..., 1].mean(axis=0) for evidence, _ in calibrate])
+    return BoundsSection(
+        alpha,
+        tuple(structures.values()),
+        tuple(structures),
+        tuple(thresholds),
+        made,
+        given_masks,
+        len(learn),
+        tuple(_worth(made, rows, k, diagonal, step) for k in range(len(structures))),
+        history[np.lexsort(history.T)],
+    )
+
+
+def _worth(
+    made: Mapping[str, ConformalBound], rows: npt.NDArray[np.float64], k: int, diagonal: float, step: float
+) -> BoundsWorth:
+    dice = made["dice"].bounds(rows)[:, k, 0]
+    far = np.exp(made["hd95"].bounds(rows)[:, k, 1]) - step
+    steady, steady_far = made["dice"].constant[k][0], made["hd95"].constant[k][1]
+    return BoundsWorth(
+        float(np.maximum(dice, 0).mean()) if made["dice"].feasible else None,
+        max(steady, 0.0) if np.isfinite(steady) else None,
+        float((dice <= 0).mean()),
+        float(np.minimum(far, diagonal).mean()) if made["hd95"].feasible else None,
+        float(np.exp(steady_far)) - step if np.isfinite(steady_far) else None,
+        float((far >= diagonal).mean()),
+    )
+
+
+def predict_bounds(
+    section: BoundsSection,
+    levels: Mapping[int, npt.NDArray[np.uint16]],
+    probabilities: Mapping[int, npt.NDArray[Any]],
+    masks: Mapping[int, _Bool],
+    grid: Grid,
+) -> tuple[StructureBounds, ...]:
+    """The bounds of every structure on one scan.
+
+    Parameters
+    ----------
+    section
+        Of the profile.
+    levels, probabilities, masks
+        Quantised score, foreground probability and mask of each structure, by label.
+    grid
+        Of the scan.
+    """
+    evidence = np.stack(
+        [
+            structure_evidence(levels[label], pair, probabilities[label], masks[label], grid)
+            for label, pair in zip(section.labels, section.thresholds, strict=True)
+        ]
+    )
+    found = {name: section.bounds[name].bounds(evidence) for name in QUANTITIES}
+    step = min(grid.spacing)
+    diagonal = float(np.linalg.norm(np.multiply(grid.shape, grid.spacing)))
+    whole = float(np.prod(grid.shape)) * grid.voxel_volume
+    made = []
+    for k, (label, name) in enumerate(zip(section.labels, section.structures, strict=True)):
+        mask = masks[label]
+        volume, diameter = float(np.count_nonzero(mask)) * grid.voxel_volume, diameter_of(mask, grid)
+        dice, far = float(found["dice"][k, 0]), float(np.exp(found["hd95"][k, 1])) - step
+        # What the logarithm of a ratio was bounded by, back in its unit (see structure_truth).
+        sizes = np.exp(found["volume"][k]) * (volume + grid.voxel_volume) - grid.voxel_volume
+        lengths = np.exp(found["diameter"][k]) * (diameter + step) - step
+        smallest, largest = (float(v) for v in np.maximum(sizes, 0))
+        shortest, longest = (float(v) for v in np.maximum(lengths, 0))
+        made.append(
+            StructureBounds(
+                name,
+                label,
+                section.alpha,
+                min(dice, 1.0) if dice > 0 else None,
+                max(far, 0.0) if far < diagonal else None,
+                volume,
+                smallest if largest < whole else None,
+                largest if largest < whole else None,
+                diameter,
+                shortest if longest < diagonal else None,
+                longest if longest < diagonal else None,
+                grid.unit,
+            )
+        )
+    return tuple(made)
+
+
+def bound_sentences(bounds: Sequence[StructureBounds]) -> list[tuple[str, bool]]:
+    """What the bounds say, one sentence a quantity, and whether it promises anything.
+
+    Examples
+    --------
+    >>> one = StructureBounds("ventricle", 1, 0.1, 0.81, None, 90.0, 80.0, 99.5, 9.0, None, None, "mm")
+    >>> bound_sentences([one])[0][0]
+    'For at least 90 % of scans like these the Dice is above the bound shown; here the bound is 0.81.'
+    """
+    if not bounds:
+        return []
+    unit = bounds[0].unit
+    cube = "mm³" if unit == "mm" else "pixels"
+    told = {
+        "the Dice is above": [(b.structure, None if b.dice_lower is None else f"{b.dice_lower:.2f}") for b in bounds],
+        "the HD95 is below": [
+            (b.structure, None if b.hd95_upper is None else f"{b.hd95_upper:.3g} {unit}") for b in bounds
+        ],
+        "the true volume lies within": [(b.structure, _range(b.volume_lower, b.volume_upper, cube)) for b in bounds],
+        "the true longest diameter lies within": [
+            (b.structure, _range(b.diameter_lower, b.diameter_upper, unit)) for b in bounds
+        ],
+    }
+    made = []
+    for words, shown in told.items():
+        begin = f"For at least {100 * (1 - bounds[0].alpha):g} % of scans like these {words} the bound"
+        if len(shown) == 1:
+            what = shown[0][1]
+            here = f"here the bound is {what}" if what else "here nothing can be promised"
+            made.append((f"{begin} shown; {here}.", what is not None))
+        else:
+            listed = ", ".join(f"{name} {what or 'nothing'}" for name, what in shown)
+            made.append((f"{begin} shown for every structure; here: {listed}.", any(what for _, what in shown)))
+    return made
+
+
+def _range(low: float | None, high: float | None, unit: str) -> str | None:
+    return None if low is None or high is None else f"{low:.3g} to {high:.3g} {unit}"

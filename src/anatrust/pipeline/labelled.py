@@ -1,0 +1,145 @@
+"""Rows with a truth, read: the scan, what the segmenter thinks of each structure, its mask, and the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust._version import __version__
+from anatrust.conformal.sets import LabelledCase
+from anatrust.errors import AnatrustError, InputError
+from anatrust.image.read import read_mask, read_probabilities, read_scan
+from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
+from anatrust.models.protocols import Encoder
+from anatrust.pipeline.case import content_hash
+from anatrust.pipeline.cohort import CohortRow
+from anatrust.pipeline.finding import worst
+from anatrust.pipeline.inspect import inspect_scan
+from anatrust.pipeline.sets import DescribedScan, class_channels
+
+__all__ = ["LabelledImage", "LabelledReader", "derived_mask", "labelled_case", "rows_key"]
+
+_CACHE_VERSION = 2
+Warn = Callable[[str], None]
+_Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """One row, read.
+
+    Parameters
+    ----------
+    scan
+        The image.
+    probabilities
+        Foreground probability of each structure (0 and 1 where masks are graded), by label.
+    masks
+        What the segmenter drew of each structure, by label.
+    truth
+        What is there.
+    """
+
+    scan: Scan
+    probabilities: dict[int, npt.NDArray[Any]]
+    masks: dict[int, _Bool]
+    truth: LabelMap
+
+
+def derived_mask(soft: ProbabilityMap) -> dict[int, _Bool]:
+    """The mask probabilities stand for: the most probable class, or 0.5 where classes may overlap.
+
+    Channels count as in :func:`~anatrust.pipeline.sets.class_channels`: a background first, then labels 1, 2, …
+    """
+    if soft.classes[0] != "background":
+        return {number + 1: np.asarray(channel >= 0.5) for number, channel in enumerate(soft.array)}
+    winner = soft.array.argmax(axis=0)
+    return {number: np.asarray(winner == number) for number in range(1, soft.array.shape[0])}
+
+
+class LabelledReader:
+    """Reads rows, leaves out what the gate refuses (said once), and knows which channel is which structure.
+
+    Parameters
+    ----------
+    modality
+        As in `read_scan`.
+    graded
+        Whether masks stand for the probabilities nobody has.
+    warn
+        Told one line for each row that is left out.
+    """
+
+    def __init__(self, modality: str | None, graded: bool, warn: Warn | None = None) -> None:
+        self.modality, self.graded, self.warn = modality, graded, warn
+        self._told: set[int] = set()
+
+    def structures(self, rows: Iterable[CohortRow]) -> dict[int, str]:
+        """Names of the truth's labels, by number, over the given rows."""
+        found: dict[int, str] = {}
+        for row in rows:
+            image = self.read(row)
+            if image is None:
+                continue
+            for label in image.truth.labels():
+                if label in image.probabilities:
+                    found.setdefault(label, image.truth.names.get(label, f"label {label}"))
+        return dict(sorted(found.items()))
+
+    def read(self, row: CohortRow) -> LabelledImage | None:
+        """One row, or None where it must be left out."""
+        try:
+            scan = read_scan(row.image, modality=self.modality)
+            truth = read_mask(row.truth, reference=scan.grid)
+            soft = None if self.graded else read_probabilities(row.probabilities, reference=scan.grid)
+            mask = read_mask(row.mask, reference=scan.grid) if row.mask is not None else None
+            labels = mask if mask is not None else truth
+            findings = inspect_scan(scan, labels, soft)
+            if worst(findings) == "error":
+                raise InputError(next(f.sentence for f in findings if f.severity == "error"))
+        except AnatrustError as error:
+            if self.warn and row.number not in self._told:
+                self._told.add(row.number)
+                self.warn(f"row {row.number}: left out of the sets, {error}")
+            return None
+        channels = class_channels(soft, mask, truth)
+        if mask is None and soft is not None:
+            masks = derived_mask(soft)
+        else:
+            masks = {} if mask is None else {label: np.asarray(mask.array == label) for label in channels}
+        return LabelledImage(scan, channels, masks, truth)
+
+    def images(self, rows: Sequence[CohortRow]) -> Iterator[LabelledImage]:
+        """The readable images of one patient."""
+        for row in rows:
+            image = self.read(row)
+            if image is not None:
+                yield image
+
+    def cases(self, rows: Sequence[CohortRow], label: int, encoder: Encoder) -> Iterator[LabelledCase]:
+        """The images of one patient, for one structure."""
+        for image in self.images(rows):
+            if label in image.probabilities:
+                yield labelled_case(rows[0].patient, image, label, DescribedScan(image.scan, encoder))
+
+
+def labelled_case(patient: str, image: LabelledImage, label: int, described: DescribedScan) -> LabelledCase:
+    """What calibration needs of one structure of an image."""
+    truth = np.asarray(image.truth.array == label)
+    return LabelledCase(patient, image.probabilities[label], image.scan.array, truth, image.scan.grid, described)
+
+
+def rows_key(rows: Sequence[CohortRow], choices: Sequence[Any]) -> str:
+    """Name of what was learnt from some rows: by content, so that it survives renaming and no name enters it."""
+    contents = [
+        [None if f is None else content_hash(f) for f in (row.image, row.mask, row.probabilities, row.truth)]
+        for row in rows
+    ]
+    text = json.dumps([_CACHE_VERSION, __version__, contents, list(choices)], sort_keys=True)
+    return "sets-" + hashlib.sha256(text.encode()).hexdigest()
