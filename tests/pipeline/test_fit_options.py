@@ -120,31 +120,6 @@ def test_assurance_makes_larger_sets(folder: Path) -> None:
     assert "confidence 0.8" in sure.calibrations[0].outer.sentence
 
 
-def test_a_graph_that_bleeds_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The walk is the only candidate beside the plain score, and is made to look good; its border crossing decides."""
-    walk = ScoreRecipe("graph", {"laziness": 0.5, "steps": 1, "patch": 1, "beta": 0.0})
-    plain = ScoreRecipe("probability")
-
-    def two(**_: bool) -> tuple[ScoreRecipe, ...]:
-        return plain, walk
-
-    real = fit_sets_module.choose_recipe
-
-    def prefers_walks(cases: object, recipes: tuple[ScoreRecipe, ...], *rest: object, **more: object) -> object:
-        from dataclasses import replace
-
-        found = real(cases, recipes, *rest, **more)  # type: ignore[arg-type]
-        return replace(found, recipe=recipes[-1])
-
-    monkeypatch.setattr(fit_sets_module, "candidate_recipes", two)
-    monkeypatch.setattr(fit_sets_module, "choose_recipe", prefers_walks)
-    monkeypatch.setattr(fit_sets_module, "_BLEEDS", 0.05)
-    found = fit_sets(table(folder, range(16)))
-    assert found.section is not None
-    assert {c.recipe.name for c in found.section.calibrations} == {"probability"}
-    assert any("falls back to the score probability" in note for note in found.notes)
-
-
 def test_sets_on_a_graph_of_the_segmenters_own_features(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +131,6 @@ def test_sets_on_a_graph_of_the_segmenters_own_features(
     UNet(UNetConfig(3, ("background", "a", "b"), (4, 8))).save(tmp_path / "net")
     walk = ScoreRecipe("graph", {"laziness": 0.5, "steps": 2})
     monkeypatch.setattr(fit_sets_module, "candidate_recipes", lambda **_: (walk,))
-    monkeypatch.setattr(fit_sets_module, "_BLEEDS", 2.0)
     choice = EncoderChoice("segmenter", str(tmp_path / "net"))
     profile = fit(table(folder, range(16)), encoder=choice, cache=tmp_path / "rows")
     assert len(list((tmp_path / "rows" / "features").iterdir())) == 16

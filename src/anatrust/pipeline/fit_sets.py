@@ -12,7 +12,7 @@ import numpy as np
 
 from anatrust.conformal.recipe import ScoreRecipe, candidate_recipes
 from anatrust.conformal.sets import SetCalibration, calibrate_curves
-from anatrust.conformal.tuning import Tuning, aimed_risk, border_crossing, choose_recipe
+from anatrust.conformal.tuning import Tuning, aimed_risk, choose_recipe
 from anatrust.image.atomic import replacing
 from anatrust.models.encoders import CachedEncoder, EncoderChoice, PatchEncoder, make_encoder
 from anatrust.models.protocols import Encoder
@@ -35,7 +35,6 @@ __all__ = ["FittedSets", "SetOptions", "fit_sets"]
 _LEARNING_SHARE = 0.3
 _MOST_TUNING = 20
 _MOST_LEARNING = 60
-_BLEEDS = 0.5
 Progress = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
 
@@ -229,16 +228,6 @@ class _Run:
                 self.progress(f"tuning {name}", done, total)
 
         tuning = choose_recipe(cases, recipes, self.options.alpha, calibration_patients, progress=told)
-        if tuning.recipe.name == "graph":
-            present = [case for case in cases if case.truth.any()]
-            crossing = float(np.mean([border_crossing(case, tuning.recipe) for case in present]))
-            if crossing > _BLEEDS:
-                quiet = [recipe for recipe in recipes if not recipe.needs_features]
-                again = choose_recipe(cases, quiet, self.options.alpha, calibration_patients)
-                words = f"the graph bleeds ({crossing:.0%} of its walk crosses true borders): falls back to "
-                tuning = replace(
-                    tuning, recipe=again.recipe, advice=(*tuning.advice, words + f"the score {again.recipe.label}")
-                )
         if file is not None:
             with replacing(file) as part:
                 part.write_text(json.dumps(tuning.to_json()), encoding="utf-8")
