@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from anatrust.image.read import read_mask, read_probabilities, read_scan
     from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
     from anatrust.image.write import write_mask, write_scan
+    from anatrust.models.annotation import Annotation, Reference
     from anatrust.pipeline.cohort import Cohort
     from anatrust.pipeline.finding import Finding
     from anatrust.pipeline.fit import fit
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from anatrust.rejection.judge import reject
     from anatrust.rejection.result import Rejection
     from anatrust.rejection.settings import RejectionSettings
+    from anatrust.report.annotation import annotate
     from anatrust.report.assess import assess, segment
     from anatrust.report.page import write_report
 
 __all__ = [
     "AnatrustError",
+    "Annotation",
     "Candidate",
     "Cohort",
     "Finding",
@@ -42,11 +45,13 @@ __all__ = [
     "MissingExtraError",
     "ProbabilityMap",
     "Profile",
+    "Reference",
     "Rejection",
     "RejectionSettings",
     "Scan",
     "Verdict",
     "__version__",
+    "annotate",
     "assess",
     "fit",
     "inspect_scan",
@@ -62,6 +67,7 @@ __all__ = [
 
 # Loaded when first asked for (PEP 562), so that `import anatrust` stays light.
 _HOMES = {
+    "Annotation": "models.annotation",
     "Candidate": "rejection.candidate",
     "Cohort": "pipeline.cohort",
     "Finding": "pipeline.finding",
@@ -71,10 +77,12 @@ _HOMES = {
     "Mask": "image.volumes",
     "ProbabilityMap": "image.volumes",
     "Profile": "pipeline.profile",
+    "Reference": "models.annotation",
     "Rejection": "rejection.result",
     "RejectionSettings": "rejection.settings",
     "Scan": "image.volumes",
     "Verdict": "pipeline.verdict",
+    "annotate": "report.annotation",
     "assess": "report.assess",
     "fit": "pipeline.fit",
     "inspect_scan": "pipeline.inspect",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from anatrust._version import __version__
+from anatrust.cli.annotate_command import annotate_command
 from anatrust.cli.assess_command import assess_command
 from anatrust.cli.demo_command import demo_command
 from anatrust.cli.fit_command import fit_command
@@ -50,6 +51,7 @@ def _root(
 app.command("assess")(assess_command)
 app.command("segment")(segment_command)
 app.command("teach")(teach_command)
+app.command("annotate")(annotate_command)
 app.command("fit")(fit_command)
 app.command("screen")(screen_command)
 app.command("plan")(plan_command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy.typing as npt
 from anatrust.image.region import Region
 from anatrust.image.volumes import ProbabilityMap, Scan
 from anatrust.models.anchor import Anchor
+from anatrust.models.annotation import Annotation, Reference
 from anatrust.models.planner import Planner
 from anatrust.models.segmentation import Capabilities, Prompt
 
-__all__ = ["AnchorProvider", "Encoder", "Planner", "Segmenter"]
+__all__ = ["AnchorProvider", "Encoder", "Planner", "Reasoner", "Segmenter"]
 
 
 @runtime_checkable
@@ -96,4 +97,36 @@ class AnchorProvider(Protocol):
         ------
         InputError
             If the provider cannot be used at all (a file is unreadable, a package is not installed).
+        """
+
+
+@runtime_checkable
+class Reasoner(Protocol):
+    """Finds the structures of labelled references in a scan of another patient.
+
+    The answer lies on the target's grid, does not depend on how the files store their axes, and
+    is the same every time. A structure that is not there is null, with the reason; a reasoner that
+    has no suitable reference abstains instead of drawing.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry."""
+
+    @property
+    def identity(self) -> str:
+        """Exact description: settings, and the weights' hash of learned ones."""
+
+    def annotate(
+        self,
+        target: Scan,
+        references: Sequence[Reference],
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Annotation:
+        """Names, boxes, masks, relations and confidences of the references' structures.
+
+        Raises
+        ------
+        InputError
+            If the references cannot be used with this target.
         """

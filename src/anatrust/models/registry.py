@@ -169,6 +169,12 @@ _ENTRIES = (
         "asks any OpenAI-compatible server and checks the answer; sends the tumour's words and the modality alone",
         "Apache-2.0; the model's own",
     ),
+    ModelEntry(
+        "registration",
+        "reasoner",
+        "affine and demons by SimpleITK, then locally weighted label fusion over the references; no weights",
+        "Apache-2.0",
+    ),
 )
 
 

@@ -1,1 +1,8 @@
-"""Anatomy from one labelled reference (RAU): the bank, the reasoners, and masks by a language model's tokens."""
+"""Anatomy from labelled references (RAU): the bank, the reasoners, and masks by a language model's tokens."""
+
+from __future__ import annotations
+
+from anatrust.reference.registration_reasoner import RegistrationReasoner
+from anatrust.reference.relations import broken_relations, relations_of
+
+__all__ = ["RegistrationReasoner", "broken_relations", "relations_of"]

@@ -42,6 +42,8 @@ STYLES: Mapping[str, Style] = {
     "undecidable": Style(_PURPLE, "dots", (3, 4)),
     "passed": Style(_BLUE, "solid"),
     "failed": Style(_ORANGE, "stripes", (8, 5)),
+    "sure": Style(_BLUE, "solid"),
+    "unsure": Style(_ORANGE, "stripes", (8, 5)),
 }
 # One hue a structure: green, yellow and vermilion of the same palette, the first lightened for dark scans.
 _HUES = ((0, 190, 140), (240, 228, 66), (235, 110, 30))

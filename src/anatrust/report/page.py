@@ -20,27 +20,27 @@ from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.report.embed import base64_size
 from anatrust.report.greys import grey_values, uncertainty_card
-from anatrust.report.layers import outcome_layers, set_layers
+from anatrust.report.layers import Layer, outcome_layers, set_layers
 from anatrust.report.listed import Entry, listed
 from anatrust.report.nested import set_rows
 from anatrust.report.pictures import key_slices
-from anatrust.report.rows import columns, row
+from anatrust.report.rows import Column, Row, columns, row
 from anatrust.report.screened import screening_card
-from anatrust.report.shown import choose_shown
+from anatrust.report.shown import Shown, choose_shown
 from anatrust.report.uncertainty import uncertainty
-from anatrust.report.viewer import viewer
-from anatrust.report.windows import presets
+from anatrust.report.viewer import Viewer, viewer
+from anatrust.report.windows import Window, presets
 from anatrust.report.words import plain_verdict, words
 
 if TYPE_CHECKING:
     from anatrust.conformal.sets import PredictionSet
     from anatrust.ood.explain import Explanation
 
-__all__ = ["write_report"]
+__all__ = ["FRAME_BYTES", "render_page", "write_page", "write_report"]
 
 _MOST_ROWS, _MOST_PICTURES = 300, 12
 # What everything but the volumes takes at most: viewer, style, table and pictures.
-_FRAME_BYTES = 2_500_000
+FRAME_BYTES = 2_500_000
 _LEAST_BYTES = 3_000_000
 
 
@@ -122,7 +122,7 @@ def write_report(
     plain = plain_verdict(verdict)
     entries, masks = listed(plain, labels, kept, rejected)
     images = (plain, scan, labels, entries, masks, probabilities)
-    return _write(Path(path), _render(*images, sets, explanation, crops, run, max_bytes))
+    return write_page(Path(path), _render(*images, sets, explanation, crops, run, max_bytes))
 
 
 def _render(
@@ -143,7 +143,7 @@ def _render(
     outcomes = outcome_layers(masks, on=plain["kind"] == "lesion" or not contours)
     layers = (*outcomes, *contours)
     focus = np.logical_or.reduce([layer.mask for layer in layers], initial=False) & np.ones(scan.grid.shape, dtype=bool)
-    budget = max_bytes - _FRAME_BYTES
+    budget = max_bytes - FRAME_BYTES
     shown = choose_shown(scan, focus, budget=int(0.8 * budget), size_of=base64_size)
     windows = presets(scan, shown)
     drawn = np.asarray(labels.array != 0)
@@ -154,23 +154,43 @@ def _render(
         maps = {"probability": probabilities.foreground, "entropy": doubt.entropy}
     view = viewer(scan, shown, layers, maps, windows, entries[:_MOST_ROWS], budget=budget)
     rows = [row(entry, plain["kind"], scan) for entry in entries[:_MOST_ROWS]]
+    cards = {
+        "sets": set_rows(plain["sets"], sets, contours, scan, windows[0]),
+        "screening": screening_card(plain["screening"], explanation, crops, scan, outcomes, windows[0]),
+        "greys": grey_values(scan, drawn),
+        "doubt": uncertainty_card(doubt, scan, outcomes, entries),
+    }
+    frame = words(plain, entries, scan, run)
+    return render_page(frame, cards, columns(plain["kind"]), rows, entries, scan, shown, view, windows, outcomes)
+
+
+def render_page(
+    frame: Mapping[str, Any],
+    cards: Mapping[str, Any],
+    titles: Sequence[Column],
+    rows: Sequence[Row],
+    entries: tuple[Entry, ...],
+    scan: Scan,
+    shown: Shown,
+    view: Viewer,
+    windows: Sequence[Window],
+    outcomes: Sequence[Layer],
+) -> str:
+    """The page as text: the words of ``frame`` around the viewer, the table and the further cards."""
     assets = resources.files("anatrust.report")
     library = (assets / "vendor" / "niivue.slim.js").read_text(encoding="utf-8")
     script = (assets / "assets" / "page.js").read_text(encoding="utf-8")
     style = (assets / "assets" / "page.css").read_text(encoding="utf-8")
     text: str = _template().render(
-        **words(plain, entries, scan, run),
-        columns=columns(plain["kind"]),
+        **frame,
+        **cards,
+        columns=titles,
         rows=rows,
         # One name for all of them says nothing in every row.
         common_name=rows[0].name if len({row.name for row in rows}) == 1 else "",
-        more_rows=max(0, len(entries) - _MOST_ROWS),
+        more_rows=max(0, len(entries) - len(rows)),
         more_pictures=max(0, len(entries) - _MOST_PICTURES),
         pictures=key_slices(scan, outcomes, _pictured(entries)[:_MOST_PICTURES], windows[0]),
-        sets=set_rows(plain["sets"], sets, contours, scan, windows[0]),
-        screening=screening_card(plain["screening"], explanation, crops, scan, outcomes, windows[0]),
-        greys=grey_values(scan, drawn),
-        doubt=uncertainty_card(doubt, scan, outcomes, entries),
         toggles=view.toggles,
         windows=windows,
         volumes=view.volumes,
@@ -187,7 +207,7 @@ def _render(
 
 def _pictured(entries: tuple[Entry, ...]) -> list[Entry]:
     """Entries in the order in which they deserve a picture: kept or failed, undecidable, the others."""
-    rank = {"kept": 0, "failed": 0, "undecidable": 1}
+    rank = {"kept": 0, "failed": 0, "unsure": 0, "undecidable": 1}
     return sorted(entries, key=lambda entry: (rank.get(entry.outcome, 2), entry.number))
 
 
@@ -225,7 +245,7 @@ def _inline_json(value: Any) -> str:
     return text
 
 
-def _write(path: Path, text: str) -> Path:
+def write_page(path: Path, text: str) -> Path:
     """All or nothing: written beside and moved into place."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

@@ -71,6 +71,21 @@ _ORGAN_CAUTIONS = (
     ("Only the form of each structure was checked, not whether its outline is right.", "outline is right"),
 )
 
+_ORGAN_WORDS = {
+    "noun": "structure",
+    "heading": "Form",
+    "legend": "An unbroken line means passed, dashes failed.",
+    "first": "failed",
+    "file": "verdict.json",
+}
+_LESION_WORDS = {
+    "noun": "candidate",
+    "heading": "Decision",
+    "legend": "An unbroken line means kept, dashes rejected, dots undecidable.",
+    "first": "kept",
+    "file": "verdict.json",
+}
+
 
 def plain_verdict(verdict: Any) -> Mapping[str, Any]:
     """The verdict as plain values: a mapping as it is, anything else through its ``to_json``.
@@ -110,7 +125,7 @@ def words(
         "facts": _facts(verdict, scan, run or {}),
         "name": scan.identifier or "scan",
         "modality": "" if scan.modality == "unknown" else scan.modality,
-        "noun": "structure" if verdict["kind"] == "organ" else "candidate",
+        **(_ORGAN_WORDS if verdict["kind"] == "organ" else _LESION_WORDS),
     }
 
 

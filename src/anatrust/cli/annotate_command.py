@@ -1,0 +1,84 @@
+"""``anatrust annotate``: anatomy from labelled references."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anatrust.cli.console import columns, progress_bar
+from anatrust.cli.options import Json, Modality, Quiet, Verbose, parse_series, parse_spacing
+from anatrust.errors import InputError
+
+__all__ = ["annotate_command"]
+
+_MOST_ROWS = 40
+
+
+def annotate_command(
+    scan: Annotated[Path, typer.Option("-i", "--input", metavar="SCAN", help="The scan: NIfTI, DICOM, NRRD, PNG, ...")],
+    reference: Annotated[
+        list[Path], typer.Option("--reference", metavar="SCAN", help="A labelled scan of another patient; repeatable.")
+    ],
+    reference_labels: Annotated[
+        list[Path],
+        typer.Option("--reference-labels", metavar="LABELS", help="Its labels; one for each reference, in order."),
+    ],
+    out: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")] = None,
+    reasoner: Annotated[str, typer.Option(metavar="NAME", help="Who reasons; see anatrust info.")] = "registration",
+    names: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Names of the labels: a built-in table or a JSON file.")
+    ] = None,
+    modality: Modality = None,
+    spacing: Annotated[
+        str | None, typer.Option(metavar="MM", help="Pixel size of a picture in mm, e.g. 0.5 or 0.5x0.7.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(metavar="N", help="Which DICOM series, page or volume, where there are several.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,  # noqa: ARG001 - read before parsing, see main
+) -> int:
+    """Find the structures of labelled references in a scan: names, boxes, masks, confidences.
+
+    Writes annotation.json, labels.nii.gz, structures.csv, report.html and run.json.
+    """
+    if out is None and not json:
+        raise InputError("say where the results shall go with -o DIR, or print the answer with --json")
+    from anatrust.report.annotation import annotate
+
+    with progress_bar(quiet or json) as progress:
+        found = annotate(
+            scan,
+            list(reference),
+            list(reference_labels),
+            reasoner=reasoner,
+            names=names,
+            modality=modality,
+            spacing=parse_spacing(spacing),
+            series=parse_series(series),
+            out=out,
+            progress=progress,
+        )
+    if json:
+        typer.echo(json_module.dumps(found.to_json(), indent=2))
+    elif not quiet:
+        typer.echo(f"{found.decision.upper()}  {len([s for s in found.structures if s.found])} structures found")
+        typer.echo("\n".join([*(f"  - {reason}" for reason in found.reasons), ""]))
+        rows = [
+            [
+                str(s.number),
+                s.name,
+                f"{s.confidence:.2f}" if s.found else "null",
+                str(s.voxels) if s.found else s.reason,
+            ]
+            for s in found.structures[:_MOST_ROWS]
+        ]
+        typer.echo("\n".join(columns(["label", "structure", "confidence", "voxels"], rows)))
+        if len(found.structures) > _MOST_ROWS:
+            typer.echo(f"... and {len(found.structures) - _MOST_ROWS} more")
+        typer.echo(f"\nReport: {out / 'report.html'}" if out else "")
+    return 0

@@ -1,0 +1,249 @@
+"""Anatomy of a scan from labelled references: read, retrieve, reason, write."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from anatrust.errors import AnatrustError, InputError
+from anatrust.image.read import read_mask, read_scan
+from anatrust.image.volumes import LabelMap, Scan
+from anatrust.image.write import write_mask
+from anatrust.models.annotation import Annotation, Reference
+from anatrust.models.protocols import Reasoner
+from anatrust.pipeline.case import Names, content_hash, label_table
+from anatrust.pipeline.outputs import check_output_folder, output_folder, replace_json, run_record
+
+__all__ = ["AnnotationPage", "annotate", "read_references"]
+
+Progress = Callable[[str, int, int], None]
+SCHEMA_VERSION = 1
+_COLUMNS = ("number", "name", "found", "confidence", "voxels", "agreement", "similarity", "appearance", "reason")
+
+
+class AnnotationPage(Protocol):
+    """What writes the page: the report room's `write_annotation_report`, which stands above this room."""
+
+    def __call__(
+        self, path: Path, annotation: Annotation, scan: Scan, *, run: Mapping[str, Any] | None = None
+    ) -> object:
+        """Write one self-contained HTML file."""
+
+
+def annotate(
+    scan: object,
+    reference: object = None,
+    reference_labels: object = None,
+    *,
+    reasoner: str | Reasoner = "registration",
+    names: Names = None,
+    modality: str | None = None,
+    spacing: float | Sequence[float] | None = None,
+    series: int | str | None = None,
+    out: str | Path | None = None,
+    page: AnnotationPage | None = None,
+    progress: Progress | None = None,
+) -> Annotation:
+    """Find the structures of labelled references in a scan of another patient.
+
+    Parameters
+    ----------
+    scan
+        Path or object, see `read_scan`: a volume or a single image.
+    reference, reference_labels
+        One labelled scan, or lists of equal length; each of the same kind (volume or image) and
+        body part as the scan. Labels must lie in their scan's space.
+    reasoner
+        Its name in the registry, or any `Reasoner`.
+    names
+        Names of the labels: a built-in table, a JSON file or a mapping.
+    modality, spacing, series
+        Of the scan, see `read_scan`; the modality is taken for the references too, where they do
+        not say their own.
+    out
+        Folder for ``annotation.json``, ``labels.nii.gz`` (PNG for pictures), ``structures.csv``,
+        ``report.html`` and ``run.json``. None writes nothing.
+    page
+        Writes ``report.html``; `anatrust.annotate` gives the one of the report room.
+    progress
+        Told ``(stage, done, total)``.
+
+    Returns
+    -------
+    Annotation
+        On the scan's grid. Its ``decision`` is ``abstain`` where no reference suits.
+
+    Raises
+    ------
+    InputError
+        If something cannot be read or does not fit: one line that says what and how to mend it.
+
+    Guarantee
+    ---------
+    None about a voxel: confidences rank, they are no probabilities. The same inputs give the
+    same answer, whatever the orientation the files are stored in.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.mgrid[:48, :48]
+    >>> disc = lambda c: np.exp(-((x - c) ** 2 + (y - 24) ** 2) / 60.0).astype(np.float32)
+    >>> known = (disc(20) > 0.5).astype(np.uint8)
+    >>> found = annotate((disc(27), np.eye(3)), (disc(20), np.eye(3)), (known, np.eye(3)), names={1: "disc"})
+    >>> found.structures[0].name, found.structures[0].box
+    ('disc', ((21, 34), (18, 31)))
+    """
+    if out is not None:
+        check_output_folder(out)
+    begin = time.perf_counter()
+    if progress:
+        progress("read", 0, 1)
+    target = read_scan(scan, modality=modality, spacing=spacing, series=series)
+    references = read_references(reference, reference_labels, names=names, modality=modality)
+    chosen = _reasoner(reasoner)
+    timings = {"read": time.perf_counter() - begin}
+    begin = time.perf_counter()
+    suited, refused = _same_modality(target, references)
+    if suited:
+        found = chosen.annotate(target, suited, progress)
+        if refused:
+            found = Annotation(**{**found.__dict__, "remarks": (*refused, *found.remarks)})
+    else:
+        known = {n: name for r in references for n, name in r.names().items()}
+        found = Annotation.none(target, known, chosen.identity, f"no suitable reference: {refused[0]}")
+    timings["reason"] = time.perf_counter() - begin
+    if out is not None:
+        _write(Path(out), found, target, scan, reference, reference_labels, references, timings, page)
+    return found
+
+
+def read_references(
+    scans: object, labels: object, *, names: Names = None, modality: str | None = None
+) -> tuple[Reference, ...]:
+    """Read labelled references.
+
+    Parameters
+    ----------
+    scans, labels
+        One of each (path or object), or lists of equal length.
+    names, modality
+        As for `annotate`.
+
+    Raises
+    ------
+    InputError
+        If their numbers differ, none is given, or one cannot be read.
+    """
+    pairs = list(zip(_listed(scans), _listed(labels), strict=False))
+    if not pairs or len(_listed(scans)) != len(_listed(labels)):
+        raise InputError(
+            f"{len(_listed(scans))} references and {len(_listed(labels))} label maps: give one label map for each"
+        )
+    table = label_table(names)
+    found = []
+    for number, (scan, drawn) in enumerate(pairs, start=1):
+        try:
+            image = _read_reference(scan, modality)
+            given = read_mask(drawn, reference=image.grid)
+            named = LabelMap(given.array, given.grid, {**given.names, **table})
+            identifier = image.identifier or f"reference {number}"
+            found.append(Reference(image, named, identifier))
+        except AnatrustError as error:
+            raise type(error)(f"reference {number}: {error}") from None
+    return tuple(found)
+
+
+def _read_reference(source: object, modality: str | None) -> Scan:
+    own = read_scan(source)
+    return read_scan(source, modality=modality) if own.modality == "unknown" and modality else own
+
+
+def _listed(value: object) -> list[object]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _same_modality(target: Scan, references: Sequence[Reference]) -> tuple[list[Reference], list[str]]:
+    """References of the scan's modality, and a sentence for each that is refused."""
+    suited, refused = [], []
+    for reference in references:
+        other = reference.scan.modality
+        if "unknown" in (target.modality, other) or target.modality == other:
+            suited.append(reference)
+        else:
+            refused.append(f"the reference {reference.identifier} is {other} and the scan {target.modality}")
+    return suited, refused
+
+
+def _reasoner(wanted: str | Reasoner) -> Reasoner:
+    if not isinstance(wanted, str):
+        return wanted
+    if wanted == "registration":
+        from anatrust.reference.registration_reasoner import RegistrationReasoner
+
+        return RegistrationReasoner()
+    raise InputError(f"there is no reasoner {wanted!r}: choose registration")
+
+
+def _write(
+    out: Path,
+    found: Annotation,
+    target: Scan,
+    scan: object,
+    reference: object,
+    labels: object,
+    references: Sequence[Reference],
+    timings: dict[str, float],
+    page: AnnotationPage | None,
+) -> None:
+    begin = time.perf_counter()
+    suffix = ".png" if target.grid.layout == "raster" else ".nii.gz"
+    with output_folder(out) as folder:
+        write_mask(folder / f"labels{suffix}", found.labels)
+        plain = {"schema_version": SCHEMA_VERSION, "scan": target.identifier, **found.to_json()}
+        text = json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        (folder / "annotation.json").write_text(text, encoding="utf-8")
+        _write_structures(folder / "structures.csv", found)
+        if page is not None:
+            page(folder / "report.html", found, target)
+        inputs = {"scan": _about(scan, target)}
+        for number, (image, drawn, read) in enumerate(
+            zip(_listed(reference), _listed(labels), references, strict=True), start=1
+        ):
+            inputs[f"reference {number}"] = _about(image, read.scan)
+            inputs[f"reference {number} labels"] = _about(drawn, read.labels)
+        record = run_record(
+            command="annotate",
+            configuration={"reasoner": found.reasoner, "modality": target.modality, "names": _names(references)},
+            inputs=inputs,
+            seed=0,
+            timings={**timings, "write": time.perf_counter() - begin},
+            outputs=list(folder.iterdir()),
+        )
+        replace_json(folder / "run.json", record)
+
+
+def _write_structures(path: Path, found: Annotation) -> None:
+    axes = "ijk"[: found.labels.grid.ndim]
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow([*_COLUMNS, *(f"box_{axis}_{end}" for axis in axes for end in ("start", "stop"))])
+        for s in found.structures:
+            cells = ["" if getattr(s, name) is None else getattr(s, name) for name in _COLUMNS]
+            edges = [edge for pair in s.box for edge in pair] if s.box else [""] * (2 * len(axes))
+            writer.writerow([*cells, *edges])
+
+
+def _names(references: Sequence[Reference]) -> dict[str, str]:
+    return {str(n): name for r in references for n, name in r.names().items()}
+
+
+def _about(source: object, image: Scan | LabelMap) -> dict[str, str]:
+    if isinstance(source, str | Path):
+        return {"name": Path(source).name, "sha256": content_hash(source)}
+    return {"name": f"{type(source).__name__} in memory", "sha256": content_hash(image)}
