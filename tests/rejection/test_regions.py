@@ -16,7 +16,7 @@ from anatrust.image.read import read_mask
 from anatrust.image.region import Region, crop_grid
 from anatrust.models.planner_rules import RulesPlanner
 from anatrust.models.views import fuse_views, views_of
-from anatrust.rejection.regions import AnchorBox, anchor_box, fuse_regions, search_regions
+from anatrust.rejection.regions import AnchorBox, anchor_box, bounding_region, fuse_regions, search_regions
 
 
 @st.composite
@@ -227,3 +227,10 @@ def test_from_words_to_regions_on_a_real_scan(shared_data, target, padding):
         views = views_of(crop)
         back = fuse_regions(anchor.shape, [(region, fuse_views(seen, views, lambda image, view: image * 1.0))])
         np.testing.assert_array_equal(back > 0.5, anchor)
+
+
+def test_the_bounding_region_of_nothing_is_the_frame():
+    empty = np.zeros((4, 6), bool)
+    assert bounding_region(empty) == Region.whole((4, 6))
+    empty[1, 2:5] = True
+    assert bounding_region(empty) == Region((1, 2), (2, 5))

@@ -108,7 +108,8 @@ class TissueSettings:
         out of the tissue.
     shell_outer, shell_factor
         Without anatomy the tissue is the body within ``max(shell_outer, shell_factor × radius)``
-        of the candidate's surface, ``radius`` being that of the ball (disc) of the same size.
+        of any candidate's surface, ``radius`` being that of the ball (disc) of the same size: one
+        tissue for all candidates.
     reference
         ``"plain"``; ``"trimmed"``: the most atypical share ``trim`` of the tissue is dropped
         first (cysts, other lesions); ``"mixture"``: the tissue is split into up to
@@ -156,7 +157,8 @@ class RejectionSettings:
         ``"surrogate-max"``. ``"block"`` and ``"iid"`` are approximate and invalid for images;
         ``"iid"`` is what the paper describes.
     correction
-        ``"auto"``: none needed for nulls of the maximum (they bound the familywise error),
+        ``"auto"``: none needed for nulls of the maximum (they bound the familywise error over all
+        candidates of a tissue, q = p; several tissues share ``alpha``),
         Benjamini-Hochberg for cohort p-values by random draw, Benjamini-Yekutieli otherwise.
     cohort_draw
         ``"maximum"``: rank against each lesion-free patient's largest statistic; ``"random"``:
@@ -170,7 +172,7 @@ class RejectionSettings:
         The intensity range clipped to [0, 1], and the number of grades in it.
     direction
         ``"both"``; ``"brighter"`` or ``"darker"``: a candidate of the other sign gets p = 1,
-        which keeps every p-value valid.
+        which keeps every p-value valid; surrogates are then looked at on that side only.
     connectivity
         4 or 8 in 2-D, 6, 18 or 26 in 3-D; None: 8 and 26.
     n_draws, n_surrogates

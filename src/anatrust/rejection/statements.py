@@ -101,7 +101,7 @@ def statements(
     elif null == "surrogate-max":
         text = (
             f"Approximately, {rate}, also for candidates a segmenter chose by looking at this image: each was"
-            " compared with the most extreme place of texture surrogates of its tissue."
+            " compared with the most extreme place, of any size, of texture surrogates of its tissue."
         )
         limit = (
             "The approximation is as good as the surrogates resemble the tissue; a vessel or a second texture"

@@ -238,12 +238,12 @@ def find_tissues(
         else:
             for position in positions:
                 groups.setdefault(_organ_of(position, components, organs, settings), []).append(position)
-    else:
+    elif len(positions):
         groups = {0: list(positions)}
     tissues = []
     for label in sorted(groups):
         if label == 0:
-            tissues += _around(tuple(groups[0]), scan, components, settings, anatomy is not None)
+            tissues.append(_around(tuple(groups[0]), scan, components, settings, anatomy is not None))
         else:
             assert anatomy is not None
             assert organs is not None
@@ -276,14 +276,12 @@ def _organ(
 
 def _around(
     positions: tuple[int, ...], scan: Scan, components: Components, settings: TissueSettings, far: bool
-) -> list[Tissue]:
+) -> Tissue:
     """The body around some candidates, the shells of all of them together, as one tissue.
 
     One tissue is one family of tests: with a shell for each, every further candidate would cost
     all others a share of the level, and each would be compared with less.
     """
-    if not positions:
-        return []
     grid, body = components.grid, body_mask(scan)
     reaches = []
     for position in positions:
@@ -301,4 +299,4 @@ def _around(
     least, most = min(reaches), max(reaches)
     reach = f"{most:.3g}" if f"{least:.3g}" == f"{most:.3g}" else f"{least:.3g} to {most:.3g}"
     what = f"body within {reach} {grid.unit} of {around}{why}"
-    return [Tissue(what, hull, region, _claims(hull, components, settings.gap), positions)]
+    return Tissue(what, hull, region, _claims(hull, components, settings.gap), positions)
