@@ -27,7 +27,7 @@ _LEVELS = 256
 _BLOCK = 32
 _BLOCKS = 4
 _CHUNK = 65_536
-_THREADS = 2
+_THREADS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +106,8 @@ def histogram_statistics(
     # All kernels in one product; the last columns sum the squared norms.
     joint = np.concatenate([*tables, np.stack([(table**2).sum(axis=1) for table in tables], axis=1)], axis=1)
     edges = np.cumsum([0, *(table.shape[1] for table in tables)])
-    results = []
-    for trial in trials:
+
+    def one(trial: Placed) -> FloatArray:
         shape, gone = trial.shape, trial.left_out
         counts = _histograms(codes, trial.anchors, shape.offsets, shape.lengths, levels.size)
         pool = everywhere
@@ -120,8 +120,10 @@ def histogram_statistics(
             statistics[k] = mmd2_from_embedding_sums(
                 sums[:, columns], sums[:, norms], shape.size, total[columns], total[norms], size
             )
-        results.append(statistics)
-    return results
+        return statistics
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(one, trials))
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[misc, unused-ignore]
