@@ -77,7 +77,9 @@ def main() -> None:
     others = [together & ~c for c in candidates]
     tests = {
         "placement": lambda d: placement_tests(features[d], mask, candidates, excluded=others, n_draws=999, seed=0),
-        "surrogate-max": lambda d: surrogate_max_test(features[d], mask, candidates, spacing=SPACING, n_surrogates=999, seed=0),
+        "surrogate-max": lambda d: surrogate_max_test(
+            features[d], mask, candidates, spacing=SPACING, n_surrogates=999, seed=0
+        ),
     }
     times: dict[tuple[str, int], list[float]] = {(name, d): [] for name in tests for d in features}
     for turn in range(options.rounds + 1):
