@@ -73,7 +73,7 @@ def test_identity_names_and_bad_lengths():
 
 
 def test_registry():
-    names = [entry.name for entry in registered_models()]
+    names = [(entry.kind, entry.name) for entry in registered_models()]
     assert len(set(names)) == len(names)
     entry = find_entry("local-descriptors")
     assert entry.installed

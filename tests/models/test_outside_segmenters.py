@@ -250,19 +250,13 @@ def test_a_tool_that_fails_is_one_line(tmp_path):
 
 
 def test_a_tool_that_hangs_is_ended_with_its_children(tmp_path):
-    mark = tmp_path / "child"
-    text = (
-        "import subprocess, sys, time\n"
-        f"subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(4); open({str(mark)!r}, \"w\")'])\n"
-        "time.sleep(60)\n"
-    )
+    mark, child = tmp_path / "mark", tmp_path / "child.py"
+    child.write_text(f"import time; time.sleep(4); open({str(mark)!r}, 'w')")
+    text = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, {str(child)!r}])\ntime.sleep(60)\n"
+    slow = program(tmp_path, text, "slow")
     begin = time.monotonic()
     with pytest.raises(InputError, match="was not done after 1 seconds"):
-        run_tool(
-            ToolSettings((str(program(tmp_path, text.replace("{", "{{").replace("}", "}}"), "slow")),), seconds=1),
-            [],
-            "It",
-        )
+        run_tool(ToolSettings((str(slow),), seconds=1), [], "It")
     assert time.monotonic() - begin < 15
     time.sleep(max(0.0, 5 - (time.monotonic() - begin)))
     assert not mark.exists(), "its child was ended too"
