@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from anatrust.errors import InputError
 
-__all__ = ["Convention", "box_of_mask", "clamped", "from_model", "slices_of_box", "to_model"]
+__all__ = ["Convention", "PixelBox", "box_of_mask", "clamped", "from_model", "slices_of_box", "to_model"]
 
 Convention = Literal["pixels", "thousand", "unit"]
 """``pixels`` of the image the model saw, ``thousand`` (0 to 1000) or ``unit`` (0 to 1) of its sides."""
