@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anatrust.pipeline.levels import Levels
     from anatrust.pipeline.profile import Profile
     from anatrust.pipeline.verdict import Verdict
+    from anatrust.pipeline.verify import Verification, verify
     from anatrust.rejection.candidate import Candidate
     from anatrust.rejection.judge import reject
     from anatrust.rejection.result import Rejection
@@ -50,6 +51,7 @@ __all__ = [
     "RejectionSettings",
     "Scan",
     "Verdict",
+    "Verification",
     "__version__",
     "annotate",
     "assess",
@@ -60,6 +62,7 @@ __all__ = [
     "read_scan",
     "reject",
     "segment",
+    "verify",
     "write_mask",
     "write_report",
     "write_scan",
@@ -82,6 +85,7 @@ _HOMES = {
     "RejectionSettings": "rejection.settings",
     "Scan": "image.volumes",
     "Verdict": "pipeline.verdict",
+    "Verification": "pipeline.verify",
     "annotate": "report.annotation",
     "assess": "report.assess",
     "fit": "pipeline.fit",
@@ -91,6 +95,7 @@ _HOMES = {
     "read_scan": "image.read",
     "reject": "rejection.judge",
     "segment": "report.assess",
+    "verify": "pipeline.verify",
     "write_mask": "image.write",
     "write_report": "report.page",
     "write_scan": "image.write",

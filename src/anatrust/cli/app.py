@@ -17,6 +17,7 @@ from anatrust.cli.screen_command import screen_command
 from anatrust.cli.segment_command import segment_command
 from anatrust.cli.study_command import study_command
 from anatrust.cli.teach_command import teach_command
+from anatrust.cli.verify_command import verify_command
 
 __all__ = ["app"]
 
@@ -55,6 +56,7 @@ app.command("annotate")(annotate_command)
 app.command("fit")(fit_command)
 app.command("screen")(screen_command)
 app.command("plan")(plan_command)
+app.command("verify")(verify_command)
 app.command("study")(study_command)
 app.command("demo")(demo_command)
 app.command("info")(info_command)

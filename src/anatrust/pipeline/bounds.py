@@ -72,7 +72,7 @@ class BoundsSection:
     worth
         For each structure.
     history
-        ``(patients, structures)`` mean "inner over outer" of each calibration patient, in an order
+        ``(patients, structures)`` mean sureness (see `sureness`) of each calibration patient, in an order
         that says nothing: what later scans are compared with when drift is looked for.
     """
 
@@ -196,7 +196,7 @@ def fit_bounds(
         ]
         made[name] = fit_bound(pairs[0], pairs[1], SIDES[name], alpha, directions=DIRECTIONS[name])
     rows = np.concatenate([evidence for evidence, _ in calibrate])
-    history = np.array([evidence[..., 1].mean(axis=0) for evidence, _ in calibrate])
+    history = np.array([sureness(evidence).mean(axis=0) for evidence, _ in calibrate])
     return BoundsSection(
         alpha,
         tuple(structures.values()),
@@ -208,6 +208,15 @@ def fit_bounds(
         tuple(_worth(made, rows, k, diagonal, step) for k in range(len(structures))),
         history[np.lexsort(history.T)],
     )
+
+
+def sureness(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """How sure the segmenter is: expected Dice plus inner over outer, ``(..., 5)`` to ``(...)``.
+
+    The first says nothing of hard masks, the second nothing of very sure probabilities.
+    """
+    total: npt.NDArray[np.float64] = evidence[..., 0] + evidence[..., 1]
+    return total
 
 
 def _worth(

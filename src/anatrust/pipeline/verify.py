@@ -1,0 +1,393 @@
+"""The local acceptance test: whether a profile's promises hold for the patients of this site."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anatrust.errors import AnatrustError, InputError
+from anatrust.image.atomic import replacing
+from anatrust.image.read import read_mask
+from anatrust.models.protocols import Encoder
+from anatrust.ood.drift import DriftMonitor
+from anatrust.pipeline.bounds import BoundsSection, predict_bounds, sureness
+from anatrust.pipeline.bounds_evidence import diameter_of, structure_evidence, structure_truth
+from anatrust.pipeline.cohort import Cohort, CohortRow
+from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key
+from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.screening import screen_scan
+from anatrust.pipeline.sets import DescribedScan, SetsSection
+from anatrust.statistics.acceptance import Outcome, PromiseCheck, check_promise
+
+__all__ = ["DriftCheck", "Verification", "verify"]
+
+_DRIFT_LEVEL = 0.01
+_BOUNDS = ("Dice", "HD95", "volume", "longest diameter")
+Progress = Callable[[str, int, int], None]
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DriftCheck:
+    """Whether the scans, in the table's order, stopped being like those calibrated on.
+
+    ``wealth`` is the largest wealth of a bet against "nothing changed"; ``alarm`` where it reached 100, which
+    happens with probability at most 0.01 if nothing did.
+    """
+
+    about: str
+    scans: int
+    wealth: float
+    alarm: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of the acceptance test.
+
+    Parameters
+    ----------
+    outcome
+        ``"fail"`` if any promise failed, else ``"too few"`` if any could not be told, else ``"pass"``.
+    checks
+        One a promise; their intervals hold together at ``confidence``.
+    drift
+        Label-free: what would warn before any truth is known.
+    patients, left_out
+        Patients measured, and rows that could not be.
+    confidence, tolerance
+        As asked for.
+    notes
+        What was not tested, and why.
+    """
+
+    outcome: Outcome
+    checks: tuple[PromiseCheck, ...]
+    drift: tuple[DriftCheck, ...]
+    patients: int
+    left_out: int
+    confidence: float
+    tolerance: float
+    notes: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The result in words."""
+        if self.outcome == "fail":
+            failed = sum(check.outcome == "fail" for check in self.checks)
+            verb = "does" if failed == 1 else "do"
+            return f"FAIL: {failed} of {len(self.checks)} promises {verb} not hold for these patients"
+        if self.outcome == "too few":
+            open_ones = sum(check.outcome == "too few" for check in self.checks)
+            return f"TOO FEW patients to tell: {open_ones} of {len(self.checks)} promises remain open"
+        return f"PASS: no evidence against any of the {len(self.checks)} promises; that is no proof that they hold"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "schema_version": 1,
+            "outcome": self.outcome,
+            "sentence": self.sentence,
+            "checks": [check.to_json() for check in self.checks],
+            "drift": [asdict(one) for one in self.drift],
+            "patients": self.patients,
+            "left_out": self.left_out,
+            "confidence": self.confidence,
+            "tolerance": self.tolerance,
+            "notes": list(self.notes),
+        }
+
+
+def verify(
+    profile: Profile,
+    cohort: Cohort,
+    *,
+    confidence: float = 0.95,
+    tolerance: float = 2.0,
+    modality: str | None = None,
+    encoder_weights: str | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    warn: Warn | None = None,
+) -> Verification:
+    """Measure a profile's promises on labelled patients it has never seen.
+
+    Realised miss of outer sets, realised invention of inner sets, broken bounds and flagged scans, each
+    averaged within a patient and then over patients, with an exact interval each (Bonferroni over all of them).
+
+    Parameters
+    ----------
+    profile
+        Fitted elsewhere, or earlier.
+    cohort
+        Rows with a truth, and probabilities or masks as the profile needs them; none of these patients may
+        have been fitted on. Usual rows (``outlier`` not true) with a mask are screened.
+    confidence, tolerance
+        As in :func:`~anatrust.statistics.acceptance.check_promise`; confidence of all intervals together.
+    modality
+        Of the scans, as in `read_scan`.
+    encoder_weights
+        Where the weights of the profile's encoder lie now.
+    cache
+        Folder that keeps what was measured on each scan; an interrupted run goes on.
+    progress, warn
+        As in `fit`.
+
+    Raises
+    ------
+    InputError
+        If the profile promises nothing that these rows could test.
+
+    Guarantee
+    ---------
+    If all promises hold at this site, as means for this calibrated profile, "fail" is said with probability at
+    most ``(1 - confidence) / 2``. A promise is a mean over calibrations too: a profile of few calibration
+    patients may miss its level by its own bad luck, and failing it is then right.
+    """
+    tester = _Tester(profile, modality, encoder_weights, cache, warn)
+    rows = [row for row in cohort if tester.concerns(row)]
+    if not rows:
+        raise InputError(
+            f"{cohort.source}: no row tests what this profile promises; give rows with a truth beside what its sets "
+            "grade, or usual scans with masks for screening"
+        )
+    measured: dict[str, list[Mapping[str, Any]]] = {}
+    for done, row in enumerate(rows):
+        if progress:
+            progress("verify", done, len(rows))
+        found = tester.measure(row)
+        if found is not None:
+            measured.setdefault(row.patient, []).append(found)
+    promises = tester.promises()
+    left_out = len(rows) - sum(len(one) for one in measured.values())
+    share = 1 - (1 - confidence) / max(1, len(promises))
+    checks = tuple(
+        check_promise(words, _by_patient(measured, key), level, confidence=share, tolerance=tolerance)
+        for key, words, level in promises
+    )
+    outcomes = {check.outcome for check in checks}
+    outcome: Outcome = "fail" if "fail" in outcomes else "too few" if "too few" in outcomes or not checks else "pass"
+    drift = tuple(tester.drift(measured))
+    return Verification(outcome, checks, drift, len(measured), left_out, confidence, tolerance, tuple(tester.notes))
+
+
+def _by_patient(measured: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> list[float]:
+    """Loss of each patient that has one: errors over sizes of all its scans, as in calibration."""
+    found = []
+    for scans in measured.values():
+        pairs = [scan[key] for scan in scans if key in scan]
+        size = sum(size for _, size in pairs)
+        if size:
+            found.append(min(1.0, sum(wrong for wrong, _ in pairs) / size))
+    return found
+
+
+class _Tester:
+    """What one profile promises, and how each promise is measured on a row."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        modality: str | None,
+        encoder_weights: str | None,
+        cache: Path | None,
+        warn: Warn | None,
+    ) -> None:
+        self.profile, self.cache, self.warn = profile, cache, warn
+        self.modality = modality or (None if profile.modality == "unknown" else profile.modality)
+        self.sets: SetsSection | None = profile.sets
+        self.bounds: BoundsSection | None = profile.bounds
+        self.encoder: Encoder | None = None if self.sets is None else self.sets.make_encoder(encoder_weights)
+        self.reader = LabelledReader(self.modality, self.sets is not None and self.sets.graded_masks, warn)
+        self.notes = [] if profile.rejection is None else ["the cohort null of rejection is not tested here"]
+        for name, missing in (("sets", self.sets), ("bounds", self.bounds), ("screening", profile.screening)):
+            if missing is None:
+                self.notes.append(f"the profile has no section of {name}: nothing of it was tested")
+        self.choices: list[Any] = ["verify", self.modality]
+        if cache is not None:
+            cache.mkdir(parents=True, exist_ok=True)
+
+    def concerns(self, row: CohortRow) -> bool:
+        """Whether a row tests anything."""
+        return self._labelled(row) or self._screened(row)
+
+    def _labelled(self, row: CohortRow) -> bool:
+        if self.sets is None or row.truth is None or row.lesion_free or row.outlier:
+            return False
+        return (row.mask if self.sets.graded_masks else row.probabilities) is not None
+
+    def _screened(self, row: CohortRow) -> bool:
+        return self.profile.screening is not None and row.mask is not None and not row.outlier
+
+    def promises(self) -> list[tuple[str, str, float]]:
+        """Key of the loss, words and level of everything promised."""
+        found: list[tuple[str, str, float]] = []
+        if self.sets is not None:
+            for label, one in zip(self.sets.labels, self.sets.calibrations, strict=True):
+                for side, threshold, words in (
+                    ("missed", one.outer, f"share of {one.structure} that its outer set misses"),
+                    ("invented", one.inner, f"share that the inner set of {one.structure} invents"),
+                ):
+                    if threshold.feasible:
+                        found.append((f"{side} {label}", words, self.sets.alpha))
+                    else:
+                        self.notes.append(f"{words}: infeasible in the profile, nothing was promised")
+        if self.bounds is not None:
+            found += [
+                (f"broken {name}", f"share of scans that break a bound of {name}", self.bounds.alpha)
+                for name, bound in zip(_BOUNDS, self.bounds.bounds.values(), strict=True)
+                if bound.feasible
+            ]
+        if self.profile.screening is not None:
+            rate = self.profile.screening.screener.flag_rate
+            found.append(("flagged", "share of usual scans that screening calls strange", rate))
+        return found
+
+    def measure(self, row: CohortRow) -> Mapping[str, Any] | None:
+        """Every loss of one scan; None where it cannot be read."""
+        file = None
+        if self.cache is not None:
+            file = self.cache / f"{rows_key([row], [*self.choices, self._identity()])}.json"
+            if file.is_file():
+                kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+                return kept
+        found: dict[str, Any] = {}
+        if self._labelled(row):
+            image = self._read(row)
+            if image is None:
+                return None
+            found |= self._set_losses(image, row.group)
+        if self._screened(row):
+            screened = self._screening(row)
+            if screened is None:
+                return None
+            found |= screened
+        if file is not None:
+            with replacing(file) as part:
+                part.write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
+        return found
+
+    def _read(self, row: CohortRow) -> LabelledImage | None:
+        """The row, with the kind of mask whose quality is bounded: the given one, or the probabilities' own."""
+        assert self.sets is not None
+        if self.bounds is None or self.sets.graded_masks:
+            return self.reader.read(row)
+        image = self.reader.read(row if self.bounds.given_masks else replace(row, mask=None))
+        if image is not None and self.bounds.given_masks and row.mask is None:
+            return replace(image, masks={})  # nothing was promised about a mask made otherwise
+        return image
+
+    def _identity(self) -> str:
+        """What the losses depend on beside the row."""
+        parts = [
+            None if self.sets is None else self.sets.to_json(),
+            None if self.bounds is None else self.bounds.to_json()[0],
+            self.profile.cohort_hash,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _set_losses(self, image: LabelledImage, group: str) -> dict[str, Any]:
+        assert self.sets is not None
+        grid = image.scan.grid
+        found: dict[str, Any] = {}
+        levels, channels = {}, {}
+        described = None if self.encoder is None else DescribedScan(image.scan, self.encoder)
+        for label, one in zip(self.sets.labels, self.sets.of_group(group), strict=True):
+            channel = image.probabilities.get(label)
+            channels[label] = np.zeros(grid.shape, dtype=np.float32) if channel is None else channel
+            levels[label] = one.recipe.levels(channels[label], image.scan.array, grid, described)
+            truth = np.asarray(image.truth.array == label)
+            size, sets = int(np.count_nonzero(truth)), one.sets_of(levels[label], grid)
+            found[f"missed {label}"] = [int(np.count_nonzero(truth & ~sets.outer.array)), size]
+            found[f"invented {label}"] = [int(np.count_nonzero(sets.inner.array & ~truth)), size]
+        if self.bounds is not None and image.masks:
+            found |= self._broken(image, levels, channels)
+        return found
+
+    def _broken(self, image: LabelledImage, levels: dict[int, Any], channels: dict[int, Any]) -> dict[str, Any]:
+        assert self.bounds is not None
+        section, grid = self.bounds, image.scan.grid
+        masks = {k: image.masks.get(k, np.zeros(grid.shape, dtype=bool)) for k in section.labels}
+        told = predict_bounds(section, levels, channels, masks, grid)
+        found: dict[str, Any] = {}
+        for number, one in enumerate(told):
+            truth = np.asarray(image.truth.array == one.label)
+            quantities = structure_truth(masks[one.label], truth, grid)
+            if np.isnan(quantities[0]):
+                continue
+            volume, diameter = np.count_nonzero(truth) * grid.voxel_volume, diameter_of(truth, grid)
+            distance = float(np.exp(quantities[1])) - min(grid.spacing)
+            broken = (
+                one.dice_lower is not None and quantities[0] < one.dice_lower - 1e-9,
+                one.hd95_upper is not None and distance > one.hd95_upper + 1e-9,
+                _outside(volume, one.volume_lower, one.volume_upper),
+                _outside(diameter, one.diameter_lower, one.diameter_upper),
+            )
+            for name, value in zip(_BOUNDS, broken, strict=True):
+                found[f"broken {name}"] = [max(found.get(f"broken {name}", [0])[0], int(value)), 1]
+            pair = section.thresholds[number]
+            evidence = structure_evidence(levels[one.label], pair, channels[one.label], masks[one.label], grid)
+            found[f"evidence {number}"] = float(sureness(evidence))
+        return found
+
+    def _screening(self, row: CohortRow) -> dict[str, Any] | None:
+        section = self.profile.screening
+        assert section is not None
+        try:
+            from anatrust.image.read import read_scan
+
+            scan = read_scan(row.image, modality=self.modality or section.modality)
+            screening, _ = screen_scan(section, scan, read_mask(row.mask, reference=scan.grid))
+        except AnatrustError as error:
+            if self.warn:
+                self.warn(f"row {row.number}: left out, {error}")
+            return None
+        found: dict[str, Any] = {"flagged": [int(screening.verdict == "strange"), 1]}
+        if screening.abnormality is not None and np.isfinite(screening.abnormality):
+            found["abnormality"] = float(screening.abnormality)
+        return found
+
+    def drift(self, measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[DriftCheck]:
+        """Label-free monitors, one value a patient, in the table's order."""
+        found = []
+        if self.bounds is not None:
+            for number, name in enumerate(self.bounds.structures):
+                about = f"how sure the segmenter is of {name}"
+                found += self._monitor(about, self.bounds.history[:, number], measured, f"evidence {number}")
+        screening = self.profile.screening
+        if screening is not None and screening.screener.calibration:
+            past = np.concatenate([*screening.screener.calibration.values()])
+            found += self._monitor("how strange screening finds the scans", past, measured, "abnormality")
+        return found
+
+    def _monitor(
+        self, about: str, past: Any, measured: Mapping[str, Sequence[Mapping[str, Any]]], key: str
+    ) -> list[DriftCheck]:
+        monitor = DriftMonitor(past, level=_DRIFT_LEVEL)
+        values = [
+            float(np.mean(own)) for scans in measured.values() if (own := [scan[key] for scan in scans if key in scan])
+        ]
+        for value in values:
+            monitor.update(value)
+        if not values:
+            return []
+        if monitor.alarm:
+            words = (
+                f"warning: {about} is not as it was where the profile was calibrated; its promises are about "
+                "other patients than these: find out what changed, and fit here"
+            )
+        else:
+            words = f"{about}: no evidence against these scans being like those calibrated on, which is no proof"
+        return [DriftCheck(about, len(values), float(monitor.largest), monitor.alarm, words)]
+
+
+def _outside(value: float, low: float | None, high: float | None) -> bool:
+    """Whether a value breaks an interval; one that promises nothing cannot be broken."""
+    return low is not None and high is not None and not low - 1e-6 <= value <= high + 1e-6
