@@ -1,4 +1,4 @@
-"""The three studies: every cell can be made, a few cells run, and the quick forms run in full."""
+"""The studies: every cell can be made, a few cells run, and the quick forms run in full."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from anatrust.errors import InputError
 from anatrust.studies import judge
+from anatrust.studies import tables as tables_room
 from anatrust.studies.provenance import source_hash
 from anatrust.studies.study import Context, load_study, run_study, study_names
 from anatrust.studies.tissues import (
@@ -32,10 +33,12 @@ def _context(data: Path | None) -> Context:
 @pytest.mark.parametrize("quick", [True, False])
 def test_cells_are_unique_and_name_existing_files_and_modules(name: str, quick: bool, shared_data: Path) -> None:
     cells = load_study(name).cells(Context(seed=0, quick=quick, data=shared_data))
-    assert len({c.key for c in cells}) == len(cells) >= 3
+    assert len({c.key for c in cells}) == len(cells) >= 1
     missing = [f for c in cells for f in c.files if not (shared_data / f).is_file()]
     assert not missing
-    assert len({source_hash(c.needs) for c in cells}) >= 2, "a change of one null must not rerun the others"
+    assert all(source_hash(c.needs) for c in cells)
+    if name in ("null-validity", "planted-lesions", "real-tumours"):
+        assert len({source_hash(c.needs) for c in cells}) >= 2, "a change of one null must not rerun the others"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +128,7 @@ def test_the_quick_form_runs_and_its_tables_can_be_made(name: str, shared_data: 
     assert all(text.startswith("| ") for text in tables.values())
     for content in study.figures(result).values():
         assert content["panels"]
+        assert "</svg>" in tables_room._draw(content)
 
 
 def test_tables_can_be_made_while_cells_are_missing() -> None:

@@ -24,6 +24,14 @@ _STUDIES = {
     "null-validity": "anatrust.studies.null_validity",
     "planted-lesions": "anatrust.studies.planted_lesions",
     "real-tumours": "anatrust.studies.real_tumours",
+    "rwcp-conditional": "anatrust.studies.rwcp_conditional",
+    "rwcp-coverage": "anatrust.studies.rwcp_coverage",
+    "rwcp-encoders": "anatrust.studies.rwcp_encoders",
+    "rwcp-maps": "anatrust.studies.rwcp_maps",
+    "rwcp-quality": "anatrust.studies.rwcp_quality",
+    "rwcp-shift": "anatrust.studies.rwcp_shift",
+    "rwcp-stability": "anatrust.studies.rwcp_stability",
+    "rwcp-sweep": "anatrust.studies.rwcp_sweep",
 }
 
 Progress = Callable[[int, int, str], None]
