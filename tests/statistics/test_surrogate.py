@@ -136,6 +136,14 @@ def test_the_family_is_every_size_whatever_else_is_proposed(rng: np.random.Gener
     assert surrogate_max_test(image, tissue, candidates, n_surrogates=39, seed=4) == alone
 
 
+def test_any_monotone_change_of_the_grey_values_changes_nothing(rng: np.random.Generator) -> None:
+    tissue = organ((70, 70), 34)
+    image = texture("2", tissue.shape, rng)
+    candidates = brightest(image, tissue, 3, 2)
+    first = surrogate_max_test(image, tissue, candidates, n_surrogates=19, seed=4)
+    assert surrogate_max_test(np.exp(3 * image), tissue, candidates, n_surrogates=19, seed=4) == first
+
+
 def test_lesions_of_two_standard_deviations_are_found() -> None:
     tissue, found = organ((90, 90), 44), []
     for i in range(6):
@@ -177,10 +185,10 @@ def test_large_tissues_are_averaged_first(rng: np.random.Generator) -> None:
         tissue,
         [lesion, ball(tissue.shape, (200, 60), 12)],
         spacing=(0.5, 1.0),
-        n_surrogates=39,
+        n_surrogates=99,
         seed=1,
     )
-    assert odd.p_value == odd.floor
+    assert odd.p_value <= 0.03
     assert normal.p_value > 0.05
     tiny = np.zeros_like(tissue)
     tiny[101, 121] = True  # less than half of a block: judged by the block it lies in

@@ -15,7 +15,7 @@ from anatrust.errors import InputError
 from anatrust.statistics.ball_scan import BallScan, block_sums
 from anatrust.statistics.result import VALID_FOR, TestResult
 from anatrust.statistics.scan_statistic import Combination, ScanStatistic
-from anatrust.statistics.texture import Marginal, TextureModel, fit_texture
+from anatrust.statistics.texture import TextureModel, fit_texture, normal_scores, ranked
 
 __all__ = ["Direction", "surrogate_max_test"]
 
@@ -28,9 +28,10 @@ _MAX_VOXELS, _MAX_VOXELS_MANY = 30_000, 8_000
 _MIN_VOXELS = 200
 # The taper of the covariance shortens long correlations, so the estimate stays above about 50 (2-D) and
 # 100 (3-D) however long they are; these limits mean about 60 true correlation areas and 55 volumes.
-_MIN_LENGTHS = {2: 90.0, 3: 140.0}
+_MIN_LENGTHS = {2: 100.0, 3: 140.0}
 # A candidate of more than this share of the tissue is left out when the texture is fitted.
 _LARGE = 0.02
+_LEAST_WIDTH = 0.05
 _THREADS = 4
 _SIDES: dict[str, tuple[int, ...]] = {"both": (0, 1), "brighter": (0,), "darker": (1,)}
 
@@ -161,10 +162,11 @@ def surrogate_max_test(
     everything = {(scale, 0) for scale in range(len(statistic.scan.scales))}
     family = sorted(everything.union(*(own.combinations for own in members)))
     observed = [statistic.scores(scores, members) for scores, _ in known]
-    null = _null_maxima(statistic, family, [model for _, model in known], n_surrogates, seed)
+    null = _null_maxima(statistic, tissue.mask, family, [model for _, model in known], n_surrogates, seed)
     middle = np.median(null, axis=0)
     # In these units the upper tails of all scales, features and sides weigh the same in the maximum.
-    width = np.maximum(np.quantile(null, 0.95, axis=0) - middle, 1e-9)
+    # (Where ranks leave a maximum no freedom, as that of single voxels, its tail is no unit.)
+    width = np.maximum(np.quantile(null, 0.95, axis=0) - middle, _LEAST_WIDTH * np.abs(middle) + 1e-9)
     sides = list(_SIDES[direction])
     largest = ((null - middle) / width)[..., sides].max(axis=(1, 2, 3))
     row = {combination: number for number, combination in enumerate(family)}
@@ -262,26 +264,40 @@ def _grown(mask: BoolArray) -> BoolArray:
 def _fit(
     field: FloatArray, mask: BoolArray, rest: BoolArray, spacing: tuple[float, ...]
 ) -> tuple[FloatArray, TextureModel] | None:
-    """Normal scores and autocorrelation of one feature; None when most of the tissue has one single value."""
-    marginal = Marginal.of(field[rest])
-    if marginal is None:
+    """Normal scores and autocorrelation of one feature; None when half of the tissue has one single value."""
+    low, high = np.quantile(field[rest], (0.25, 0.75))
+    if not high > low:
         return None
-    scores = np.where(mask, marginal.normal_scores(field), np.float32(0.0))
+    scores = np.zeros_like(field)
+    scores[mask] = normal_scores(field[mask], field[rest])
     return scores, fit_texture(np.where(rest, scores, np.float32(0.0)), rest, spacing=spacing)
 
 
 def _null_maxima(
-    statistic: ScanStatistic, family: list[Combination], models: list[TextureModel], count: int, seed: int
+    statistic: ScanStatistic,
+    mask: BoolArray,
+    family: list[Combination],
+    models: list[TextureModel],
+    count: int,
+    seed: int,
 ) -> npt.NDArray[np.float64]:
     """Maxima of surrogate fields, ``(count, features, combinations, 2)``."""
+    inside = np.flatnonzero(mask)
+    order = np.arange(inside.size, dtype=np.float64)
+    ladder = normal_scores(order, order)
+
+    def maxima(field: FloatArray) -> npt.NDArray[np.float64]:
+        # Surrogates are ranked as the tissue is: ranking sharpens the highest peak where patches are few.
+        scores = np.zeros(mask.size, dtype=np.float32)
+        scores[inside] = ranked(field.reshape(-1)[inside], ladder)
+        return statistic.maxima(scores.reshape(mask.shape), family)
 
     def pair(task: tuple[int, int]) -> list[npt.NDArray[np.float64]]:
         feature, number = task
-        fields = models[feature].pair(np.random.default_rng([seed, feature, number]))
-        return [statistic.maxima(field, family) for field in fields]
+        return [maxima(field) for field in models[feature].pair(np.random.default_rng([seed, feature, number]))]
 
     # Each pair has its own generator, so the result does not depend on the number of threads.
     tasks = [(feature, number) for feature in range(len(models)) for number in range(-(-count // 2))]
     with ThreadPoolExecutor(_THREADS) as threads:
-        drawn = [maxima for both in threads.map(pair, tasks) for maxima in both]
+        drawn = [found for both in threads.map(pair, tasks) for found in both]
     return np.array(drawn).reshape(len(models), -1, len(family), 2)[:, :count].swapaxes(0, 1)
