@@ -153,6 +153,21 @@ def test_incomplete_commands_exit_2_with_one_line(arguments: list[str], capsys: 
     one_line(capsys)
 
 
+def test_the_hint_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fit"]) == 2
+    assert one_line(capsys) == "anatrust: Missing argument 'COHORT.csv'; see anatrust fit --help\n"
+
+
+def test_names_without_an_anatomy_are_refused(judge: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*judge, "--json", "--anatomy-names", "amos"]) == 2
+    assert "--anatomy, which is missing" in one_line(capsys)
+
+
+def test_an_unknown_modality_is_refused_before_a_table_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fit", "no-such.csv", "-o", "x", "--modality", "XRAY"]) == 2
+    assert "--modality 'XRAY': choose one of CT" in one_line(capsys)
+
+
 def test_results_need_a_place(judge: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(judge) == 2
     assert "-o DIR" in one_line(capsys)

@@ -1,6 +1,8 @@
 import gzip
 import os
 import stat
+import subprocess
+import sys
 import threading
 import zlib
 
@@ -134,6 +136,26 @@ def test_a_volume_of_a_series_is_chosen(tmp_path, rng):
     with pytest.raises(InputError, match="no volume 4"):
         read_scan(tmp_path / "a.nii.gz", series=4)
     assert np.array_equal(read_scan(tmp_path / "a.nii.gz", series=2).array, array[..., 1])
+    one = tmp_path / "one.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(array[..., 0], np.eye(4)), one)
+    assert np.array_equal(read_scan(one, series=1).array, array[..., 0])
+    with pytest.raises(InputError, match="holds one volume"):
+        read_scan(one, series=4)
+
+
+def test_a_full_disk_is_an_error_and_no_endless_loop(tmp_path):
+    """isal raises one and the same exception at write and at close; that must end, and leave nothing."""
+    code = (
+        "import resource, sys, numpy as np; from pathlib import Path;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
+        "from anatrust.image.grid import Grid; from anatrust.image.nifti_write import write_nifti;"
+        "noise = np.random.default_rng(0).normal(size=(90, 90, 90)).astype(np.float32);"
+        "write_nifti(Path(sys.argv[1]) / 'a.nii.gz', noise, Grid(noise.shape, np.eye(4)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_multi_member_gzip_is_read_to_the_end(tmp_path, rng):

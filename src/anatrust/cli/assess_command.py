@@ -88,6 +88,10 @@ def assess_command(
         raise InputError("say where the results shall go with -o DIR, or print the verdict with --json")
     if kind not in ("auto", "lesion", "organ"):
         raise InputError(f"--kind {kind!r}: choose auto, lesion or organ")
+    if anatomy_names is not None and anatomy is None:
+        raise InputError(
+            "--anatomy-names names the labels of --anatomy, which is missing: give both (--names is for -m)"
+        )
     if seed < 0:
         raise InputError(f"--seed {seed}: give a number from 0")
     from anatrust.report.assess import assess

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -49,7 +50,9 @@ def run(arguments: Sequence[str]) -> int:
             # Typer's newer versions have caught Ctrl-C before us.
             raise KeyboardInterrupt
     except _UsageError as error:
-        return _fail(f"{_text(error)}; see anatrust --help", BAD_INPUT, verbose)
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "anatrust"
+        return _fail(f"{_text(error).rstrip('.')}; see {path} --help", BAD_INPUT, verbose)
     except InputError as error:
         return _fail(str(error), BAD_INPUT, verbose)
     except (AnatrustError, _ClickError) as error:
@@ -63,6 +66,8 @@ def run(arguments: Sequence[str]) -> int:
     except MemoryError:
         return _fail("not enough memory for this scan: crop it, or use a machine with more", FAILED, verbose)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail("no space is left on the disk: free some, or write to another one", FAILED, verbose)
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", FAILED, verbose)
     except Exception as error:  # the last line of defence: still one line, still exit code 1

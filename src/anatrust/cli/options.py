@@ -27,11 +27,25 @@ __all__ = [
     "rejection_settings",
 ]
 
+_MODALITIES = ("CT", "MR", "PET", "US", "photo", "unknown")
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show where errors come from, and warnings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+
+
+def _known_modality(name: str | None) -> str | None:
+    """Asked once and at once: a table of a thousand scans is not read with a modality nobody knows."""
+    if name is not None and name.upper() not in (known.upper() for known in _MODALITIES):
+        raise InputError(f"--modality {name!r}: choose one of {', '.join(_MODALITIES)}")
+    return name
+
+
 Modality = Annotated[
-    str | None, typer.Option(metavar="NAME", help="CT, MR, PET, US, photo or unknown; DICOM says it itself.")
+    str | None,
+    typer.Option(
+        metavar="NAME", callback=_known_modality, help="CT, MR, PET, US, photo or unknown; DICOM says it itself."
+    ),
 ]
 Features = Annotated[
     str | None,

@@ -168,7 +168,7 @@ def check_claim(claimed: int, available: int, where: str, *, compressed: bool) -
 
 
 def choose_one(array: npt.NDArray[Any], request: Request, where: str) -> npt.NDArray[Any]:
-    """Take the frame ``request.series`` of an image with one more axis than its grid.
+    """Take the frame ``request.series`` of an image; one with at most three axes has only one.
 
     Raises
     ------
@@ -177,6 +177,12 @@ def choose_one(array: npt.NDArray[Any], request: Request, where: str) -> npt.NDA
     InputError
         If there is no such frame.
     """
+    if array.ndim <= 3:
+        if request.series not in (None, 1):
+            raise InputError(
+                f"{where}: holds one volume, there is no {request.series!r}: leave the choice of series out"
+            )
+        return array
     count = array.shape[-1]
     if request.series is None:
         raise FormatError(f"{where}: holds {count} volumes (shape {array.shape}): choose one with series=1..{count}")

@@ -198,8 +198,8 @@ def from_sitk(image: Any, where: str, request: Request, *, spacing_known: bool =
             raise FormatError(f"{where}: vectors in time cannot be used: choose one volume")
         if array.shape[3] == 1:
             array = array[..., 0]
-        elif request.purpose != "probabilities":
-            array = choose_one(array, request, where)
+    if request.purpose != "probabilities":
+        array = choose_one(array, request, where)
     n = min(axes, 3)
     affine = np.eye(4)
     affine[:n, :n] = np.reshape(image.GetDirection(), (axes, axes))[:n, :n] * np.array(image.GetSpacing())[:n]

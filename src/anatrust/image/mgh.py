@@ -58,7 +58,7 @@ def read_mgh(head: FileHead, request: Request) -> RawImage:
         raise GeometryError(f"{where}: the image is empty: its shape is {shape}")
     array = read_voxels(head.path, _VOXELS_AT, shape, dtype, where)
     array = array[..., 0] if shape[3] == 1 else array
-    if array.ndim == 4 and request.purpose != "probabilities":
+    if request.purpose != "probabilities":
         array = choose_one(array, request, where)
     array, grid = drop_slice_axis(array, affine)
     facts = {"format": "MGH", "stored_dtype": str(np.dtype(dtype).newbyteorder("="))}

@@ -67,7 +67,7 @@ def read_nifti(head: FileHead, request: Request) -> RawImage:
     affine, spacing_known, source = _geometry(header, where)
     if array.ndim == 5 and array.shape[3] == 1:  # vectors lie on the fifth axis
         array = array[:, :, :, 0]
-    if array.ndim > 3 and request.purpose != "probabilities":
+    if request.purpose != "probabilities":
         array = choose_one(array, request, where)
     if array.ndim > 4 or array.ndim < 2:
         raise FormatError(f"{where}: an image with {array.ndim} axes (shape {array.shape}) cannot be used")

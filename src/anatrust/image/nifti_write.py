@@ -53,11 +53,16 @@ def write_nifti(path: str | os.PathLike[str], array: npt.NDArray[Any], grid: Gri
     if grid.ndim == 2 and (grid.layout != "plain" or array.ndim > 2):
         array = array[:, :, np.newaxis]
     header = _make_header(array, grid)
-    with replacing(path) as temporary, contextlib.ExitStack() as stack:
-        stream = stack.enter_context(temporary.open("wb"))
-        if str(path).lower().endswith(".gz"):
-            packed = igzip_threaded.open(stream, "wb", compresslevel=1, threads=2, block_size=_BLOCK)
-            stream = stack.enter_context(packed)
+    gz = str(path).lower().endswith(".gz")
+    # No ExitStack here: isal raises one and the same exception at write and at close, and an ExitStack
+    # that follows the chain of contexts of such an exception never ends (seen on a full disk).
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        igzip_threaded.open(file, "wb", compresslevel=1, threads=2, block_size=_BLOCK)
+        if gz
+        else contextlib.nullcontext(file) as stream,
+    ):
         stream.write(header.binaryblock + b"\0" * 4)
         if array.flags.f_contiguous:
             stream.write(array.T.data.cast("B"))
