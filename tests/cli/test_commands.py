@@ -158,8 +158,8 @@ def test_the_hint_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert one_line(capsys) == "anatrust: Missing argument 'COHORT.csv'; see anatrust fit --help\n"
 
 
-def test_names_without_an_anatomy_are_refused(judge: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([*judge, "--json", "--anatomy-names", "amos"]) == 2
+def test_names_without_an_anatomy_are_refused(scan: Path, mask: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["assess", "-i", str(scan), "-m", str(mask), "--json", "--anatomy-names", "amos"]) == 2
     assert "--anatomy, which is missing" in one_line(capsys)
 
 
