@@ -12,6 +12,7 @@ from anatrust.cli.assess_command import assess_command
 from anatrust.cli.demo_command import demo_command
 from anatrust.cli.fit_command import fit_command
 from anatrust.cli.info_command import info_command
+from anatrust.cli.manifest_command import manifest_command
 from anatrust.cli.plan_command import plan_command
 from anatrust.cli.screen_command import screen_command
 from anatrust.cli.segment_command import segment_command
@@ -55,6 +56,7 @@ app.command("teach")(teach_command)
 app.command("annotate")(annotate_command)
 app.command("fit")(fit_command)
 app.command("screen")(screen_command)
+app.command("manifest")(manifest_command)
 app.command("plan")(plan_command)
 app.command("verify")(verify_command)
 app.command("study")(study_command)
