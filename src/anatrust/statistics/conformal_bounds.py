@@ -12,7 +12,7 @@ one scan.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,7 +22,15 @@ from anatrust.errors import InputError
 from anatrust.statistics.quantile_regression import LinearQuantile, fit_quantile
 from anatrust.statistics.risk_control import patients_needed
 
-__all__ = ["BoundSide", "ConformalBound", "PatientEvidence", "conformal_margin", "fit_bound"]
+__all__ = [
+    "BoundSide",
+    "ConformalBound",
+    "LearntBound",
+    "PatientEvidence",
+    "conformal_margin",
+    "fit_bound",
+    "learn_bound",
+]
 
 BoundSide = Literal["lower", "upper", "interval"]
 _SLACK = 1e-12
@@ -236,42 +244,61 @@ def fit_bound(
     ---------
     See the module.
     """
-    everyone = [*learn, *calibrate]
-    if not learn or len({(p.targets.shape[1], p.evidence.shape[2]) for p in everyone}) != 1:
+    return learn_bound(learn, side, alpha, directions=directions).conformalize(calibrate)
+
+
+@dataclass(frozen=True)
+class LearntBound:
+    """What evidence says about a number, not yet calibrated: believed as it is it promises nothing.
+
+    ``predictors`` and ``scales`` are those of the `ConformalBound` to come, ``constants`` the same without evidence.
+    """
+
+    side: BoundSide
+    alpha: float
+    predictors: tuple[tuple[LinearQuantile, ...], ...]
+    constants: tuple[tuple[LinearQuantile, ...], ...]
+    scales: tuple[float, ...]
+
+    def conformalize(self, patients: Sequence[PatientEvidence]) -> ConformalBound:
+        """Calibrated on patients that were not learnt from."""
+        width = len(self.predictors[0][0].coefficients)
+        expected = (len(self.predictors), width)
+        if any((p.targets.shape[1], p.evidence.shape[2]) != expected for p in patients):
+            raise InputError("bounds are calibrated on patients with the same structures and evidence as learnt from")
+        made, flat = (
+            ConformalBound(self.side, self.alpha, one, self.scales, 0.0, (), 0)
+            for one in (self.predictors, self.constants)
+        )
+        scores = _scores(made, patients)
+        constant = replace(flat, margin=conformal_margin(_scores(flat, patients), self.alpha))
+        pairs = tuple((float(low), float(high)) for low, high in constant.bounds(np.zeros(expected)))
+        return replace(made, margin=conformal_margin(scores, self.alpha), constant=pairs, patients=len(scores))
+
+
+def learn_bound(
+    learn: Sequence[PatientEvidence], side: BoundSide, alpha: float, *, directions: Sequence[int] | None = None
+) -> LearntBound:
+    """The first half of `fit_bound`: learn what evidence says, parameters as there."""
+    if not learn or len({(p.targets.shape[1], p.evidence.shape[2]) for p in learn}) != 1:
         raise InputError("a bound is learnt from at least one patient, all with the same structures and evidence")
-    structures = learn[0].targets.shape[1]
+    structures, width = learn[0].targets.shape[1], learn[0].evidence.shape[2]
     predictors, constants, scales = [], [], []
     for k in range(structures):
         rows, values, weights = _stacked(learn, k)
+        levels = _levels(side, alpha)
         if values.size == 0:
-            zero = tuple(LinearQuantile(0.0, (0.0,) * learn[0].evidence.shape[2], 0.0, 0.0) for _ in _levels(side, 0.5))
-            predictors.append(zero)
-            constants.append(zero)
+            nothing = tuple(LinearQuantile(0.0, (0.0,) * width, 0.0, 0.0) for _ in levels)
+            predictors.append(nothing)
+            constants.append(nothing)
             scales.append(1.0)
             continue
-        one, flat = [], []
-        for level in _levels(side, alpha):
-            one.append(fit_quantile(rows, values, level, weights=weights, directions=directions))
-            flat.append(fit_quantile(np.zeros_like(rows), values, level, weights=weights))
-        predictors.append(tuple(one))
-        constants.append(tuple(flat))
+        one = tuple(fit_quantile(rows, values, q, weights=weights, directions=directions) for q in levels)
+        predictors.append(one)
+        constants.append(tuple(fit_quantile(np.zeros_like(rows), values, q, weights=weights) for q in levels))
         rest = values - _quantiles(one, rows)[..., 0]
         scales.append(max(float(np.median(np.abs(rest - np.median(rest)))), 1e-6) if structures > 1 else 1.0)
-    made = ConformalBound(side, alpha, tuple(predictors), tuple(scales), 0.0, (), 0)
-    without = ConformalBound(side, alpha, tuple(constants), tuple(scales), 0.0, (), 0)
-    scores, flat_scores = _scores(made, calibrate), _scores(without, calibrate)
-    margin, flat_margin = conformal_margin(scores, alpha), conformal_margin(flat_scores, alpha)
-    constant = ConformalBound(side, alpha, without.predictors, made.scales, flat_margin, (), 0)
-    pairs = constant.bounds(np.zeros((structures, learn[0].evidence.shape[2])))
-    return ConformalBound(
-        side,
-        alpha,
-        made.predictors,
-        made.scales,
-        margin,
-        tuple((float(low), float(high)) for low, high in pairs),
-        len(scores),
-    )
+    return LearntBound(side, alpha, tuple(predictors), tuple(constants), tuple(scales))
 
 
 def _stacked(patients: Sequence[PatientEvidence], structure: int) -> tuple[_Array, _Array, _Array]:
