@@ -45,6 +45,7 @@ _ORGANS = {
 }
 # Lesions per combination of contrast and diameter.
 _REPEATS = {"placement": 12, "placement-exceed": 5, "iid": 3, "block": 3, "surrogate-max": 6, "cohort": 10}
+_REPEATS_LOCAL = 4
 _COHORT = 79
 _PLAIN_NULLS = ("iid", "block", "placement", "placement-exceed", "surrogate-max")
 
@@ -136,15 +137,17 @@ def _power(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     null, dark = _plain(p["null"]), p["null"].endswith("dark")
     cohort = _cohort(p["organ"], dark, context) if null == "cohort" else None
     grid: dict[str, dict[str, int]] = {}
-    # All but the exact null skip what is not asked of them.
-    contrasts: tuple[float, ...] = _CONTRASTS if null == "placement" else (1.0, 2.0)
-    diameters: tuple[float, ...] = _DIAMETERS if null == "placement" else (10.0, 20.0, 30.0)
+    # Only the exact null on intensity is drawn in full; the others skip what is not asked of them.
+    full = null == "placement" and p["features"] == "intensity"
+    contrasts: tuple[float, ...] = _CONTRASTS if full else (1.0, 2.0)
+    diameters: tuple[float, ...] = _DIAMETERS if full else (10.0, 20.0, 30.0)
+    repeats = _REPEATS[null] if p["features"] == "intensity" else _REPEATS_LOCAL
     if context.quick:
         contrasts, diameters = (0.25, 2.0), (12.0,)
     for contrast in contrasts:
         for diameter in diameters:
             found = {"n": 0, "k": 0, "undecidable": 0}
-            for k in range(3 if context.quick else _REPEATS[null]):
+            for k in range(3 if context.quick else repeats):
                 sample = _sample(p["source"], p["organ"], k, context)
                 # The same lesions for every null and every kind of feature.
                 rng = np.random.default_rng(
