@@ -75,7 +75,7 @@ def _cells(context: Context) -> list[Cell]:
                 parameters = {"task": task, "source": source, "tissue": tissue, "size": size, "null": null}
                 key = "/".join(str(v) for v in (task, source, tissue, size, null))
                 cells.append(_cell(key, parameters, source, null, context))
-    for source, blocks in (("phantom", 1 if context.quick else 8), ("hippocampus", 1), ("cardiac", 1)):
+    for source, blocks in (("phantom", 1 if context.quick else 5), ("hippocampus", 1), ("cardiac", 1)):
         for block in range(blocks):
             parameters = {"task": "cohort", "source": source, "block": block}
             cells.append(_cell(f"cohort/{source}/{block}", parameters, source, "cohort", context))
@@ -135,13 +135,13 @@ def _samples(source: str, tissue: str, task: str, null: str, context: Context) -
             yield max(slices, key=lambda s: int(s.domain.sum()))
     else:
         kind, length = tissue.split()
-        for k in range(6 if few else 60 if holds else 15 if null == "surrogate-max" else 30):
+        for k in range(6 if few else 40 if holds else 15):
             rng = np.random.default_rng([context.seed, k, len(kind), int(float(length))])
             yield texture_disc(rng, cast(TextureKind, kind), float(length))
 
 
 # Random places a sample: one patient gives few, a single scan must give all there are.
-_PLACES = {"amos": 100, "ct3mm": 40, "mr": 40, "phantom": 3, "hippocampus": 2, "cardiac": 4, "texture": 1}
+_PLACES = {"amos": 60, "ct3mm": 40, "mr": 40, "phantom": 3, "hippocampus": 2, "cardiac": 4, "texture": 1}
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:

@@ -44,9 +44,9 @@ _ORGANS = {
     ("phantom", "spleen"): 0,
 }
 # Lesions per combination of contrast and diameter.
-_REPEATS = {"placement": 12, "placement-exceed": 5, "iid": 3, "block": 3, "surrogate-max": 6, "cohort": 10}
-_REPEATS_LOCAL = 4
-_COHORT = 79
+_REPEATS = {"placement": 10, "placement-exceed": 5, "iid": 3, "block": 3, "surrogate-max": 5, "cohort": 6}
+_REPEATS_LOCAL = 3
+_COHORT = 39
 _PLAIN_NULLS = ("iid", "block", "placement", "placement-exceed", "surrogate-max")
 
 
@@ -234,7 +234,7 @@ def _fdr(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     cohort = _cohort(p["organ"], dark, context) if null == "cohort" else None
     settings = _settings(null, _ALPHA, dark)
     shares, kept_true, all_true, any_false = [], 0, 0, 0
-    for k in range(3 if context.quick else 20):
+    for k in range(3 if context.quick else 12):
         rng = np.random.default_rng([context.seed, k, 5])
         sample = _sample(p["source"], p["organ"], k, context)
         image, truth = _three_lesions(sample, rng, dark)
