@@ -77,9 +77,15 @@ class RegistrationReasoner:
             If there is no reference, numbers are named differently, or volume and image are mixed.
         """
         names = merged_names(references)
+        votes, remarks = self.votes(target, references, progress)
+        return self.decide(target, names, votes, remarks)
+
+    def votes(
+        self, target: Scan, references: Sequence[Reference], progress: Progress | None = None
+    ) -> tuple[tuple[Vote, ...], tuple[str, ...]]:
+        """The references moved onto the target, without those that do not come to look like it; and why."""
         votes: list[Vote] = []
         remarks: list[str] = []
-        mirrored = 0
         for done, reference in enumerate(references):
             if progress:
                 progress("register", done, len(references))
@@ -89,21 +95,27 @@ class RegistrationReasoner:
                     f"the reference {reference.identifier} was left out: after registration it correlates only"
                     f" {alignment.similarity:.2f} with the scan"
                 )
-                continue
-            mirrored += (alignment.mirrored_gain or 0.0) > self.mirror_margin
-            votes.append(vote_of(reference, alignment))
+            else:
+                votes.append(vote_of(reference, alignment))
+        if progress:
+            progress("register", len(references), len(references))
+        return tuple(votes), tuple(remarks)
+
+    def decide(
+        self, target: Scan, names: dict[int, str], votes: Sequence[Vote], remarks: tuple[str, ...] = ()
+    ) -> Annotation:
+        """What the votes say together about the structures of ``names``; abstains without a vote."""
         if not votes:
             reason = "no suitable reference: none can be brought to look like the scan"
-            return Annotation.none(target, names, self.identity, reason, tuple(remarks))
+            return Annotation.none(target, names, self.identity, reason, remarks)
+        mirrored = sum((v.alignment.mirrored_gain or 0.0) > self.mirror_margin for v in votes)
         if 2 * mirrored > len(votes):
-            remarks.append(
+            remarks = (
+                *remarks,
                 "the scan looks more like a mirrored reference: check its left and right, or situs inversus;"
-                " names were not swapped"
+                " names were not swapped",
             )
-        if progress:
-            progress("fuse", len(references), len(references))
-        fused = fuse(votes)
-        return self._answer(target, names, votes, fused, tuple(remarks))
+        return self._answer(target, names, votes, fuse(votes), remarks)
 
     def _answer(
         self, target: Scan, names: dict[int, str], votes: Sequence[Vote], fused: Fused, remarks: tuple[str, ...]

@@ -21,6 +21,7 @@ __all__ = ["Cell", "Context", "Study", "read_result", "run_study", "study_names"
 SCHEMA_VERSION = 1
 
 _STUDIES = {
+    "rau-registration": "anatrust.studies.rau_registration",
     "null-validity": "anatrust.studies.null_validity",
     "planted-lesions": "anatrust.studies.planted_lesions",
     "real-tumours": "anatrust.studies.real_tumours",
