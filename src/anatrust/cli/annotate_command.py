@@ -20,12 +20,17 @@ _MOST_ROWS = 40
 def annotate_command(
     scan: Annotated[Path, typer.Option("-i", "--input", metavar="SCAN", help="The scan: NIfTI, DICOM, NRRD, PNG, ...")],
     reference: Annotated[
-        list[Path], typer.Option("--reference", metavar="SCAN", help="A labelled scan of another patient; repeatable.")
-    ],
+        list[Path] | None,
+        typer.Option("--reference", metavar="SCAN", help="A labelled scan of another patient; repeatable."),
+    ] = None,
     reference_labels: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option("--reference-labels", metavar="LABELS", help="Its labels; one for each reference, in order."),
-    ],
+    ] = None,
+    bank: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Choose the references from a bank, see anatrust bank.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="References to take from the bank at most.")] = 5,
     out: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")] = None,
     reasoner: Annotated[str, typer.Option(metavar="NAME", help="Who reasons; see anatrust info.")] = "registration",
     names: Annotated[
@@ -48,13 +53,17 @@ def annotate_command(
     """
     if out is None and not json:
         raise InputError("say where the results shall go with -o DIR, or print the answer with --json")
+    if bank is None and not reference:
+        raise InputError("give --reference and --reference-labels, or a --bank to choose from")
     from anatrust.report.annotation import annotate
 
     with progress_bar(quiet or json) as progress:
         found = annotate(
             scan,
-            list(reference),
-            list(reference_labels),
+            list(reference) if reference else None,
+            list(reference_labels) if reference_labels else None,
+            bank=bank,
+            k=k,
             reasoner=reasoner,
             names=names,
             modality=modality,

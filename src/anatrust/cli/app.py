@@ -9,6 +9,7 @@ import typer
 from anatrust._version import __version__
 from anatrust.cli.annotate_command import annotate_command
 from anatrust.cli.assess_command import assess_command
+from anatrust.cli.bank_command import bank_command
 from anatrust.cli.demo_command import demo_command
 from anatrust.cli.fit_command import fit_command
 from anatrust.cli.info_command import info_command
@@ -54,6 +55,7 @@ app.command("assess")(assess_command)
 app.command("segment")(segment_command)
 app.command("teach")(teach_command)
 app.command("annotate")(annotate_command)
+app.command("bank")(bank_command)
 app.command("fit")(fit_command)
 app.command("screen")(screen_command)
 app.command("manifest")(manifest_command)

@@ -9,16 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from anatrust.errors import AnatrustError, InputError
-from anatrust.image.read import read_mask, read_scan
+from anatrust.errors import InputError
+from anatrust.image.read import read_scan
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.image.write import write_mask
 from anatrust.models.annotation import Annotation, Reference
 from anatrust.models.protocols import Reasoner
-from anatrust.pipeline.case import Names, content_hash, label_table
+from anatrust.pipeline.case import Names, content_hash
 from anatrust.pipeline.outputs import check_output_folder, output_folder, replace_json, run_record
+from anatrust.pipeline.read_references import listed, read_references
+from anatrust.reference.bank import ReferenceBank
+from anatrust.reference.descriptor import ScanDescriptor
 
-__all__ = ["AnnotationPage", "annotate", "read_references"]
+__all__ = ["AnnotationPage", "annotate"]
 
 Progress = Callable[[str, int, int], None]
 SCHEMA_VERSION = 1
@@ -39,6 +42,9 @@ def annotate(
     reference: object = None,
     reference_labels: object = None,
     *,
+    bank: ReferenceBank | str | Path | None = None,
+    k: int = 5,
+    descriptor: ScanDescriptor | None = None,
     reasoner: str | Reasoner = "registration",
     names: Names = None,
     modality: str | None = None,
@@ -57,6 +63,13 @@ def annotate(
     reference, reference_labels
         One labelled scan, or lists of equal length; each of the same kind (volume or image) and
         body part as the scan. Labels must lie in their scan's space.
+    bank
+        A `ReferenceBank` or its file, from which the references are chosen; instead of
+        ``reference`` and ``reference_labels``.
+    k
+        How many references the bank gives at most.
+    descriptor
+        What describes the scan for the bank, where it was not built with the embedded one.
     reasoner
         Its name in the registry, or any `Reasoner`.
     names
@@ -103,11 +116,18 @@ def annotate(
     if progress:
         progress("read", 0, 1)
     target = read_scan(scan, modality=modality, spacing=spacing, series=series)
-    references = read_references(reference, reference_labels, names=names, modality=modality)
     chosen = _reasoner(reasoner)
+    held = _bank(bank, reference, reference_labels)
+    if held is None:
+        references = read_references(reference, reference_labels, names=names, modality=modality)
     timings = {"read": time.perf_counter() - begin}
     begin = time.perf_counter()
-    suited, refused = _same_modality(target, references)
+    if held is None:
+        suited, refused = _same_modality(target, references)
+    else:
+        retrieval = held.retrieve(target, k, descriptor=descriptor)
+        suited, refused = list(held.references(retrieval)), [retrieval.refused] if retrieval.refused else []
+        references = tuple(suited) if suited else tuple(e.reference for e in held.entries)
     if suited:
         found = chosen.annotate(target, suited, progress)
         if refused:
@@ -117,55 +137,9 @@ def annotate(
         found = Annotation.none(target, known, chosen.identity, f"no suitable reference: {refused[0]}")
     timings["reason"] = time.perf_counter() - begin
     if out is not None:
-        _write(Path(out), found, target, scan, reference, reference_labels, references, timings, page)
+        inputs = _inputs(target, scan, references, reference, reference_labels, bank)
+        _write(Path(out), found, target, inputs, _names(references), timings, page)
     return found
-
-
-def read_references(
-    scans: object, labels: object, *, names: Names = None, modality: str | None = None
-) -> tuple[Reference, ...]:
-    """Read labelled references.
-
-    Parameters
-    ----------
-    scans, labels
-        One of each (path or object), or lists of equal length.
-    names, modality
-        As for `annotate`.
-
-    Raises
-    ------
-    InputError
-        If their numbers differ, none is given, or one cannot be read.
-    """
-    pairs = list(zip(_listed(scans), _listed(labels), strict=False))
-    if not pairs or len(_listed(scans)) != len(_listed(labels)):
-        raise InputError(
-            f"{len(_listed(scans))} references and {len(_listed(labels))} label maps: give one label map for each"
-        )
-    table = label_table(names)
-    found = []
-    for number, (scan, drawn) in enumerate(pairs, start=1):
-        try:
-            image = _read_reference(scan, modality)
-            given = read_mask(drawn, reference=image.grid)
-            named = LabelMap(given.array, given.grid, {**given.names, **table})
-            identifier = image.identifier or f"reference {number}"
-            found.append(Reference(image, named, identifier))
-        except AnatrustError as error:
-            raise type(error)(f"reference {number}: {error}") from None
-    return tuple(found)
-
-
-def _read_reference(source: object, modality: str | None) -> Scan:
-    own = read_scan(source)
-    return read_scan(source, modality=modality) if own.modality == "unknown" and modality else own
-
-
-def _listed(value: object) -> list[object]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list) else [value]
 
 
 def _same_modality(target: Scan, references: Sequence[Reference]) -> tuple[list[Reference], list[str]]:
@@ -190,14 +164,37 @@ def _reasoner(wanted: str | Reasoner) -> Reasoner:
     raise InputError(f"there is no reasoner {wanted!r}: choose registration")
 
 
+def _bank(bank: ReferenceBank | str | Path | None, reference: object, labels: object) -> ReferenceBank | None:
+    if bank is None:
+        return None
+    if reference is not None or labels is not None:
+        raise InputError("give references or a bank, not both")
+    if isinstance(bank, ReferenceBank):
+        return bank
+    from anatrust.pipeline.bank_file import load_bank
+
+    return load_bank(bank)
+
+
+def _inputs(
+    target: Scan, scan: object, references: Sequence[Reference], images: object, maps: object, bank: object
+) -> dict[str, dict[str, str]]:
+    inputs = {"scan": _about(scan, target)}
+    if isinstance(bank, str | Path):
+        return {**inputs, "bank": {"name": Path(bank).name, "sha256": content_hash(bank)}}
+    given = (listed(images), listed(maps)) if bank is None else ([r.scan for r in references], [None] * len(references))
+    for number, (image, drawn, read) in enumerate(zip(*given, references, strict=True), start=1):
+        inputs[f"reference {number}"] = _about(image, read.scan)
+        inputs[f"reference {number} labels"] = _about(drawn, read.labels)
+    return inputs
+
+
 def _write(
     out: Path,
     found: Annotation,
     target: Scan,
-    scan: object,
-    reference: object,
-    labels: object,
-    references: Sequence[Reference],
+    inputs: Mapping[str, Mapping[str, str]],
+    names: Mapping[str, str],
     timings: dict[str, float],
     page: AnnotationPage | None,
 ) -> None:
@@ -211,15 +208,9 @@ def _write(
         _write_structures(folder / "structures.csv", found)
         if page is not None:
             page(folder / "report.html", found, target)
-        inputs = {"scan": _about(scan, target)}
-        for number, (image, drawn, read) in enumerate(
-            zip(_listed(reference), _listed(labels), references, strict=True), start=1
-        ):
-            inputs[f"reference {number}"] = _about(image, read.scan)
-            inputs[f"reference {number} labels"] = _about(drawn, read.labels)
         record = run_record(
             command="annotate",
-            configuration={"reasoner": found.reasoner, "modality": target.modality, "names": _names(references)},
+            configuration={"reasoner": found.reasoner, "modality": target.modality, "names": names},
             inputs=inputs,
             seed=0,
             timings={**timings, "write": time.perf_counter() - begin},

@@ -58,11 +58,16 @@ def write_archive(
 
 
 def read_archive(
-    path: str | Path, document_name: str, *, limit: int = _MOST_BYTES
+    path: str | Path,
+    document_name: str,
+    *,
+    limit: int = _MOST_BYTES,
+    wanted: str = "a profile written by 'anatrust fit'",
 ) -> tuple[dict[str, Any], dict[str, dict[str, npt.NDArray[Any]]]]:
     """Read what :func:`write_archive` wrote, checking every byte before using it.
 
     Never more than ``limit`` bytes (512 MB) are unpacked, no name becomes a file, no pickle is read.
+    ``wanted`` says in messages what was meant.
 
     Raises
     ------
@@ -73,16 +78,15 @@ def read_archive(
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no file {path}: give a profile written by 'anatrust fit'")
+        raise InputError(f"there is no file {path}: give {wanted}")
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, path.name, limit)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise FormatError(
-            f"{path.name} is no profile or is damaged ({error}): write it again with 'anatrust fit'"
-        ) from None
+        noun = document_name.partition(".")[0]
+        raise FormatError(f"{path.name} is no {noun} or is damaged ({error}): give {wanted}") from None
     if document_name not in members:
-        raise FormatError(f"{path.name} is a zip without {document_name}: give a profile written by 'anatrust fit'")
+        raise FormatError(f"{path.name} is a zip without {document_name}: give {wanted}")
     try:
         document = json.loads(members.pop(document_name).decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from anatrust.reference.bank import ReferenceBank, Retrieval, slices_of
+from anatrust.reference.descriptor import ScanDescriptor
 from anatrust.reference.registration_reasoner import RegistrationReasoner
 from anatrust.reference.relations import broken_relations, relations_of
 
-__all__ = ["RegistrationReasoner", "broken_relations", "relations_of"]
+__all__ = [
+    "ReferenceBank",
+    "RegistrationReasoner",
+    "Retrieval",
+    "ScanDescriptor",
+    "broken_relations",
+    "relations_of",
+    "slices_of",
+]
