@@ -106,6 +106,21 @@ def test_batches_do_not_matter(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(one, many, atol=1e-5)
 
 
+def test_moments_see_what_instance_normalisation_hides(rng: np.random.Generator) -> None:
+    images = np.concatenate([s * rng.normal(size=(1, 32, 32)) for s in (1.0, 5.0)]).astype(np.float32)
+    after = StageFeatures(unet(), stages=["stages.0"]).extract(images, (1.0, 1.0))
+    before = StageFeatures(unet(), stages=["stages.0.0"], pool="moments")
+    values = before.extract(images, (1.0, 1.0))
+    assert before.levels == (("stages.0.0", 8),)
+    np.testing.assert_allclose(after[0], after[1], atol=0.2)  # a gain of five is not seen any more
+    np.testing.assert_allclose(values[1, 4:] / values[0, 4:], 5.0, rtol=0.3)
+    with torch.no_grad():
+        maps = before.model.stages[0][0](torch.from_numpy(images)[:, None]).numpy()
+    np.testing.assert_allclose(values, np.hstack([maps.mean((2, 3)), maps.std((2, 3))]), atol=1e-5)
+    with pytest.raises(InputError, match="mean or moments"):
+        StageFeatures(unet(), pool="max")  # type: ignore[arg-type]
+
+
 def test_identity_knows_the_weights(rng: np.random.Generator) -> None:
     images = rng.normal(size=(1, 32, 32)).astype(np.float32)
     first, again, other = (StageFeatures(unet()) for _ in range(3))

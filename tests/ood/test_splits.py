@@ -37,6 +37,14 @@ def test_changed_versions_of_a_patient_stay_on_the_patients_side() -> None:
         assert {k.patient for k in split.outside_test[name]} == tested
 
 
+def test_a_person_has_one_part_in_all_strange_sets() -> None:
+    outside = [ScanKey(name, f"q{i}") for name in ("noise", "bias") for i in range(10)]
+    split = draw_split(keys("in", 10), outside, seed=2, fit=4, shared_people=True, share_outside=0.3)
+    for part in (split.outside_fit, split.outside_test):
+        assert {k.patient for k in part["noise"]} == {k.patient for k in part["bias"]}
+    assert len(split.outside_fit["noise"]) == 3
+
+
 def test_impossible_splits_are_refused() -> None:
     with pytest.raises(InputError, match="cannot give"):
         draw_split(keys("in", 5), [], seed=0, fit=4, calibrate=1)

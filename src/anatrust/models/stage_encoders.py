@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _SCHEMA = 1
+_LEVEL = re.compile(r"(encoder\.)?stages\.\d+")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class SwinUNETREncoder(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LoadedEncoder:
-    """A network whose stages describe crops.
+    """A network whose stages describe crops: averages over space, for U-Nets moments before the normalisation.
 
     Parameters
     ----------
@@ -131,12 +133,16 @@ def _hooked(
 ) -> StageFeatures:
     config: Any = model.config
     ndim = 3 if architecture == "smit" else int(config.ndim)
-    stages = {
-        "unet": tuple(f"stages.{i}" for i in range(len(getattr(config, "widths", ())))),
-        "smit": ("transformer",),
-        "swin-unetr": ("swinViT",),
-        "nnunet": ("encoder",),
-    }[architecture]
+    # Behind instance normalisation averages are nearly the same for all images: U-Nets are read before it.
+    normalised = architecture in ("unet", "nnunet")
+    stages: Sequence[str] = {"smit": ("transformer",), "swin-unetr": ("swinViT",)}.get(architecture, ())
+    if normalised:
+        parts: dict[str, str] = {}
+        for name, module in model.named_modules():
+            level = _LEVEL.match(name)
+            if level and isinstance(module, nn.Conv2d | nn.Conv3d) and ".skip." not in name:
+                parts[level[0]] = name  # the last one of each level
+        stages = tuple(parts.values())
     return StageFeatures(
         model,
         stages=stages,
@@ -144,6 +150,7 @@ def _hooked(
         probe=(32 if architecture in ("smit", "swin-unetr") else 64,) * ndim,
         device=device,
         batch=batch,
+        pool="moments" if normalised else "mean",
         scale=scale,
         name=architecture,
     )

@@ -46,15 +46,18 @@ def _maps(output: Any) -> list[torch.Tensor]:
     )
 
 
-def _pooled(tensor: torch.Tensor, ndim: int, stage: str) -> torch.Tensor:
-    """``(B, C)`` means over space or tokens, in float32."""
+def _pooled(tensor: torch.Tensor, ndim: int, stage: str, pool: str) -> torch.Tensor:
+    """``(B, C)`` means over space or tokens, in float32; ``(B, 2C)`` with the deviations behind them."""
     if tensor.ndim == ndim + 2:
-        return tensor.float().flatten(2).mean(dim=2)
-    if tensor.ndim == 3:  # (B, L, C): the tokens of a transformer
-        return tensor.float().mean(dim=1)
-    raise InputError(
-        f"stage '{stage}' gives a tensor of {tensor.ndim} axes: name one that gives (B, C, …space) or (B, L, C)"
-    )
+        rows = tensor.float().flatten(2)
+    elif tensor.ndim == 3:  # (B, L, C): the tokens of a transformer
+        rows = tensor.float().transpose(1, 2)
+    else:
+        raise InputError(
+            f"stage '{stage}' gives a tensor of {tensor.ndim} axes: name one that gives (B, C, …space) or (B, L, C)"
+        )
+    mean = rows.mean(dim=2)
+    return mean if pool == "mean" else torch.cat([mean, rows.std(dim=2, correction=0)], dim=1)
 
 
 def _probe_shape(model: nn.Module) -> tuple[int, ...]:
@@ -143,6 +146,10 @@ class StageFeatures:
         ``"cpu"`` or ``"cuda"``; mixed precision on CUDA only.
     batch
         Crops a forward pass; as many as the device likes if None. Features do not depend on it.
+    pool
+        ``"mean"``: the average over space (published). ``"moments"``: average and deviation, for networks with
+        instance normalisation, whose averages after it hardly differ between images: name the convolutions
+        *before* it as stages.
     scale
         ``(factor, offset)`` applied to crops before the network sees them, where it was trained on other
         numbers than the crops' intensity rule gives.
@@ -171,6 +178,7 @@ class StageFeatures:
         probe: Sequence[int] | None = None,
         device: str = "cpu",
         batch: int | None = None,
+        pool: Literal["mean", "moments"] = "mean",
         scale: tuple[float, float] = (1.0, 0.0),
         name: str = "",
     ) -> None:
@@ -178,6 +186,9 @@ class StageFeatures:
             raise InputError(f"batch and channels are at least 1, not {batch} and {channels}")
         if device == "cpu":
             keep_freed_memory()
+        if pool not in ("mean", "moments"):
+            raise InputError(f"stages are pooled by mean or moments, not {pool!r}")
+        self.pool = pool
         self.scale = (float(scale[0]), float(scale[1]))
         self.model = model.to(device).eval()
         self.channels, self.device, self.batch = channels, device, batch
@@ -195,7 +206,7 @@ class StageFeatures:
     def identity(self) -> str:
         """Network, stages and the hash of the weights."""
         scale = "" if self.scale == (1.0, 0.0) else f" scale={self.scale[0]:.9g},{self.scale[1]:.9g}"
-        channels = f"channels={self.channels}{scale}"
+        channels = f"channels={self.channels}{scale}" + ("" if self.pool == "mean" else f" pool={self.pool}")
         return f"stages/1 {self.name} [{', '.join(self.stages)}] {channels} weights={self._weights}"
 
     def extract(self, images: npt.NDArray[np.float32], spacing: tuple[float, ...]) -> npt.NDArray[np.float32]:
@@ -222,7 +233,7 @@ class StageFeatures:
 
         def keep(stage: str) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                seen[stage] = [_pooled(tensor, ndim, stage) for tensor in _maps(output)]
+                seen[stage] = [_pooled(tensor, ndim, stage, self.pool) for tensor in _maps(output)]
                 if len(seen) == len(self.stages):
                     raise _EnoughSeen
 

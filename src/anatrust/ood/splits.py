@@ -101,8 +101,9 @@ def draw_split(
     test_only
         Strange data sets nothing is learnt from (blinded cohorts).
     shared_people
-        Whether strange scans are changed versions of usual ones, with the same patients' names: then a strange
-        scan may be fitted only for a patient that is fitted, and tested only for one that is tested.
+        Whether a patient's name means the same person in all data sets, as where strange scans are changed
+        versions of others: then each person has one part in all of them. Patients who are usual too follow
+        their usual scans; of the others ``share_outside`` are fitted on.
 
     Raises
     ------
@@ -117,14 +118,19 @@ def draw_split(
         )
     parts = people[:fit], people[fit : fit + calibrate], people[fit + calibrate :]
     role = {part[0].patient: n for n, group in enumerate(parts) for part in group}
+    if shared_people:
+        others = sorted({key.patient for key in outside} - set(role))
+        order = rng.permutation(len(others))
+        learnt = round(share_outside * len(others))
+        role |= {others[i]: 0 if place < learnt else 2 for place, i in enumerate(order)}
     outside_fit: dict[str, tuple[ScanKey, ...]] = {}
     outside_test: dict[str, tuple[ScanKey, ...]] = {}
     for dataset in sorted({key.dataset for key in outside}):
         own = _patients((key for key in outside if key.dataset == dataset), rng)
         most = 0 if dataset in test_only else min(fit_outside, round(share_outside * len(own)))
         if shared_people:
-            learn = [p for p in own if role.get(p[0].patient, 0) == 0][: 0 if dataset in test_only else fit_outside]
-            rest = [p for p in own if role.get(p[0].patient) == 2]
+            learn = [p for p in own if role[p[0].patient] == 0][: 0 if dataset in test_only else fit_outside]
+            rest = [p for p in own if role[p[0].patient] == 2]
         else:
             learn, rest = own[:most], own[most:]
         if learn:
