@@ -94,8 +94,14 @@ def regime_scores(
         return make().fit(first(split.fit), first(strange), levels=levels, seed=split.seed)
 
     def fused(judges: Sequence[Detector], keys: Sequence[ScanKey], how: str) -> npt.NDArray[np.float64]:
+        if not keys:
+            return np.zeros(0)
         join = np.max if how == "ensemble-max" else np.mean
-        return np.array([float(join([j.score_crops(crops[k]) for j in judges], axis=0).mean()) for k in keys])
+        counts = [len(crops[k]) for k in keys]
+        # All rows at once: a detector scores each row on its own, whatever stands beside it.
+        rows = np.concatenate([crops[k] for k in keys])
+        each = join([j.score_crops(rows) for j in judges], axis=0)
+        return np.array([part.mean() for part in np.split(each, np.cumsum(counts)[:-1])])
 
     def judged(judges_of: Callable[[str], Sequence[Detector]], how: str) -> RegimeScores:
         known: dict[int, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}

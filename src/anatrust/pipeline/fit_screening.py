@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ __all__ = ["FittedScreening", "fit_screening"]
 _MOST_FITTED = 40
 _LEAST_OUTLIERS = 10
 _LEAST_FITTED = 5
+# Features of different units: shrinking their covariance means something on one scale only.
+_SETTINGS: Mapping[str, Mapping[str, str]] = {"mahalanobis": {"normalise": "zscore"}}
 Progress = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
 
@@ -119,7 +121,7 @@ def fit_screening(
             f"{' and '.join(names)} learn from strange scans, there are {len(strange)}: mark some as outlier"
         )
     screener = fit_screener(
-        [make_detector(name) for name in names],
+        [make_detector(name, **_SETTINGS.get(name, {})) for name in names],
         [features for _, features in fitted],
         [row.patient for row, _ in fitted],
         strange if taught else (),
