@@ -78,8 +78,7 @@ def _cells(context: Context) -> list[Cell]:
             cells.append(Cell(f"scans/{name}/{dataset}", parameters, files=files, needs=NEEDS))
         wanted = [m for m in METHODS.values() if not context.quick or m.name in _QUICK]
         for method in wanted:
-            # The perceptron takes longer than all others together.
-            full = 20 if method.detector == "mlp" else 100
+            full = 40 if name == "cardiac" or method.detector == "mlp" else 100
             parameters = {"set": name, "method": method.name, "resplits": 2 if context.quick else full}
             cells.append(Cell(f"resplits/{name}/{method.name}", parameters, files=files, needs=NEEDS))
         if name == "hippocampus":
