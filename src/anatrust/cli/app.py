@@ -11,6 +11,7 @@ from anatrust.cli.annotate_command import annotate_command
 from anatrust.cli.assess_command import assess_command
 from anatrust.cli.bank_command import bank_command
 from anatrust.cli.demo_command import demo_command
+from anatrust.cli.evaluate_command import evaluate_command
 from anatrust.cli.fit_command import fit_command
 from anatrust.cli.info_command import info_command
 from anatrust.cli.manifest_command import manifest_command
@@ -59,6 +60,7 @@ app.command("bank")(bank_command)
 app.command("fit")(fit_command)
 app.command("screen")(screen_command)
 app.command("manifest")(manifest_command)
+app.command("evaluate")(evaluate_command)
 app.command("plan")(plan_command)
 app.command("verify")(verify_command)
 app.command("study")(study_command)

@@ -24,6 +24,7 @@ from anatrust.metrics.overlap import (
 )
 from anatrust.metrics.panel import MetricPanel, metric_panel
 from anatrust.metrics.risk_coverage import RiskCoverage, risk_coverage
+from anatrust.metrics.skeleton import cldice, skeleton
 from anatrust.metrics.surface import SurfaceDistances, assd, hd95, surface_distances, surface_voxels
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "assd",
     "aupr",
     "auroc",
+    "cldice",
     "compare_auroc",
     "count_voxels",
     "detection_metrics",
@@ -53,6 +55,7 @@ __all__ = [
     "relative_volume_difference",
     "risk_coverage",
     "sensitivity",
+    "skeleton",
     "specificity",
     "surface_distances",
     "surface_voxels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ __all__ = ["MetricPanel", "metric_panel"]
 class MetricPanel:
     """The metrics of one prediction against one truth.
 
-    ``assd`` and ``hd95`` are in ``unit`` (``"mm"``, or ``"px"`` where the spacing is unknown),
+    ``assd``, ``hd95`` and ``surface_tolerance`` are in ``unit`` (``"mm"``, or ``"px"`` where the spacing is unknown),
     ``volume_difference`` in its cube (square in 2-D). ``truth_empty`` and ``prediction_empty``
     tell healthy scans apart: report Dice where the truth is not empty, and the share of empty
     predictions where it is.
@@ -39,6 +40,8 @@ class MetricPanel:
     counts: VoxelCounts
     lesions: LesionMatching
     edge_cases: EdgeCases
+    surface_dice: float = math.nan
+    surface_tolerance: float = 2.0
 
     @property
     def truth_empty(self) -> bool:
@@ -62,6 +65,7 @@ class MetricPanel:
             "relative_volume_difference": self.relative_volume_difference,
             "assd": self.assd,
             "hd95": self.hd95,
+            "surface_dice": self.surface_dice,
             "lesion_sensitivity": self.lesions.sensitivity(self.edge_cases),
             "lesion_precision": self.lesions.precision(self.edge_cases),
             "lesion_f1": self.lesions.f1(self.edge_cases),
@@ -69,6 +73,7 @@ class MetricPanel:
         plain: dict[str, Any] = {key: plain_number(value) for key, value in numbers.items()}
         plain |= {
             "hd95_definition": self.hd95_definition,
+            "surface_tolerance": self.surface_tolerance,
             "unit": self.unit,
             "truth_empty": self.truth_empty,
             "prediction_empty": self.prediction_empty,
@@ -84,6 +89,7 @@ def metric_panel(
     *,
     edge_cases: EdgeCases = EdgeCases(),
     hd95_definition: HausdorffDefinition = "max-directed",
+    surface_tolerance: float = 2.0,
     lesion_rule: MatchingRule = "any-overlap",
     lesion_threshold: float = 0.5,
     connectivity: int | None = None,
@@ -98,6 +104,8 @@ def metric_panel(
         What is answered when one of them is empty.
     hd95_definition
         See :meth:`~anatrust.metrics.surface.SurfaceDistances.hausdorff`.
+    surface_tolerance
+        Of the surface Dice, in the unit of the spacing; choose what two readers differ by.
     lesion_rule, lesion_threshold, connectivity
         See :func:`~anatrust.metrics.lesions.match_lesions`.
 
@@ -144,4 +152,6 @@ def metric_panel(
             truth.array, prediction.array, rule=lesion_rule, threshold=lesion_threshold, connectivity=connectivity
         ),
         edge_cases=edge_cases,
+        surface_dice=distances.surface_dice(surface_tolerance, edge_cases),
+        surface_tolerance=surface_tolerance,
     )
