@@ -177,7 +177,8 @@ def units(name: SetName, dataset: str, data: Path, *, quick: bool = False, varia
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         tools = _tools(name, data, quick)
-        made = [_unit(tools, *scan, settings, variant) for scan in _scans(name, dataset, data, quick)]
+        slow = "" if quick else "radiomics"
+        made = [_unit(tools, *scan, settings, variant, slow) for scan in _scans(name, dataset, data, quick)]
         with replacing(file) as part, part.open("wb") as handle:
             np.savez(handle, **_packed(made))  # type: ignore[arg-type]
     with np.load(file, allow_pickle=False) as kept:
@@ -304,6 +305,7 @@ def _unit(
     group: str,
     settings: CropSettings,
     variant: str,
+    slow: str,
 ) -> Unit:
     """Segment, draw crops where something was found, describe them."""
     import torch
@@ -333,7 +335,7 @@ def _unit(
                 # The slow kinds only where they are compared.
                 if _strength(key.dataset) is None or key.dataset.endswith(f" {NEAR_LEVEL}"):
                     found["descriptors"] = describe(plain, DescriptorFeatures())
-                    measured = _radiomics(scan, mask, name)
+                    measured = _radiomics(scan, mask, name) if slow else None
                     if isinstance(measured, ScanFeatures):
                         found["radiomics"] = measured
             numbers = np.array(
