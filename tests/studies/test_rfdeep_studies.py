@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from anatrust.metrics import auroc  # noqa: E402
-from anatrust.ood.splits import ScanKey  # noqa: E402
-from anatrust.ood.synthetic import SHIFTS  # noqa: E402
-from anatrust.studies.rfdeep_methods import METHODS, Placements, resplit, scores, settle  # noqa: E402
-from anatrust.studies.rfdeep_scans import FAR, LOGITS, STRENGTHS, Unit  # noqa: E402
-from anatrust.studies.study import load_study, run_study  # noqa: E402
+from anatrust.metrics import auroc
+from anatrust.ood.splits import ScanKey
+from anatrust.ood.synthetic import SHIFTS
+from anatrust.studies.rfdeep_methods import METHODS, Placements, resplit, scores, settle
+from anatrust.studies.rfdeep_scans import FAR, LOGITS, STRENGTHS, Unit
+from anatrust.studies.study import load_study, run_study
 
 QUICK = ("rfdeep-main", "rfdeep-lodo", "rfdeep-blind", "rfdeep-ablation", "rfdeep-fair", "rfdeep-failure")
 
