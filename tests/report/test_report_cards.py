@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import nibabel as nib
@@ -18,7 +18,9 @@ from anatrust.image.grid import Grid
 from anatrust.image.volumes import Mask, ProbabilityMap
 from anatrust.ood.explain import Explanation
 from anatrust.ood.screen import Screening
+from anatrust.pipeline.bounds import StructureBounds
 from anatrust.pipeline.sets import SetSummary
+from anatrust.report.bounded import bounds_card
 from anatrust.report.charts import bars, histogram
 from anatrust.report.greys import grey_values
 from anatrust.report.layers import set_layers
@@ -119,6 +121,23 @@ def test_a_set_that_could_not_be_calibrated_is_not_drawn_as_one(text, given):
     assert keys == ["inner-0", "outer-0", "inner-1", "outer-1", "inner-2"]
     assert "volume-outer-2" not in text
     assert "not calibrated: the whole image" in text
+
+
+def test_bounds_are_told_with_what_they_promise(patient, tmp_path):
+    sure = StructureBounds("liver", 1, 0.1, 0.812, 4.25, 5760.0, 5000.0, 6100.0, 36.7, 30.0, 40.0, "mm")
+    vague = StructureBounds("spleen", 2, 0.1, None, None, 90.0, None, None, 9.0, None, None, "mm")
+    text = patient.with_verdict(bounds=(sure, vague)).write(tmp_path / "r.html").read_text(encoding="utf-8")
+    card = text[text.index('class="card bounds"') :]
+    card = card[: card.index("</section>")]
+    cells = [re.findall(r"<td>([^<]*)</td>", line) for line in card.splitlines() if line.startswith("<tr><td>")]
+    assert cells[0] == ["Liver", "≥ 0.812", "≤ 4.25 mm", "5.76 mL", "5.0 mL to 6.1 mL", "36.7 mm", "30.0 mm to 40.0 mm"]
+    assert cells[1].count("nothing can be promised") == 4
+    assert "at least 90 % of scans like those calibrated on, for all structures at once" in card
+    assert "no promise about this one scan" in card
+    pixels = bounds_card([asdict(replace(sure, unit="px"))], 2)
+    assert pixels["rows"][0]["volume_range"] == "5,000 px to 6,100 px"
+    assert "at once" not in pixels["sentence"]
+    assert bounds_card([], 3) is None
 
 
 def test_screening_names_level_crops_and_neighbours(text):

@@ -136,6 +136,16 @@ def test_a_mask_of_one_voxel_is_drawn():
     assert overlay(mask, Grid(mask.shape, np.eye(4)), "dots")[4, 4] == OUTLINE
 
 
+def test_a_ct_is_windowed_as_one_where_air_has_the_value_of_air(rng):
+    from anatrust.report.shown import in_hounsfield
+
+    array = rng.normal(40, 20, (20, 20, 20)).astype(np.int16)
+    for air, wanted in ((-1000, True), (-2000, True), (0, False), (-9000, False)):
+        array[0] = air
+        assert in_hounsfield(scan_of(array, "CT")) == wanted
+        assert not in_hounsfield(scan_of(array, "MR"))
+
+
 @pytest.mark.parametrize(("modality", "units", "first"), [("CT", "HU", "Soft tissue"), ("PET", "", "Automatic")])
 def test_windows_have_room(rng, modality, units, first):
     array = np.abs(rng.normal(0, 300, (20, 20, 20))).astype(np.float32)

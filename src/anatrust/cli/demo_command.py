@@ -61,7 +61,7 @@ def demo_command(
             files = [f"{name}_{number:02d}.nii.gz" for name in ("scan", "mask", "anatomy")]
             write_scan(data / files[0], phantom.scan)
             write_mask(data / files[1], propose(phantom))
-            write_mask(data / files[2], phantom.anatomy)
+            write_mask(data / files[2], organs(phantom))
             return [f"healthy-{number:02d}", *files, "true"]
 
         rows = []
@@ -114,6 +114,18 @@ def demo_command(
             f"--profile {out / 'demo.profile'} -o OUT"
         )
     return 0
+
+
+def organs(phantom: Phantom) -> LabelMap:
+    """The phantom's organs without its bone, which is one column and no vertebra of a person."""
+    import numpy as np
+
+    from anatrust.image.volumes import LabelMap
+
+    drawn = phantom.anatomy
+    bone = [number for number, name in drawn.names.items() if name.startswith("vertebra")]
+    names = {number: name for number, name in drawn.names.items() if number not in bone}
+    return LabelMap(np.where(np.isin(drawn.array, bone), 0, drawn.array).astype(drawn.array.dtype), drawn.grid, names)
 
 
 def propose(phantom: Phantom) -> Mask:

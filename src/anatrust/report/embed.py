@@ -12,9 +12,9 @@ from anatrust.image.grid import Grid
 
 __all__ = ["GAP", "INSIDE", "LID", "OUTLINE", "base64_size", "nifti_base64", "overlay"]
 
-# The viewer draws a voxel with the opacity (value / outline)²: about a half inside, and
+# The viewer draws a voxel with the opacity (value / outline)²: about a third inside, and
 # nothing that can be seen in the gaps of a pattern, which still belong to the mask.
-GAP, LID, INSIDE, OUTLINE = 1, 6, 7, 10
+GAP, LID, INSIDE, OUTLINE = 1, 5, 6, 10
 # Of the longest axis shown, so that an outline is about two pixels wide on a screen.
 _OUTLINE_SHARE = 1 / 200
 _LEVEL = 2  # isal: half of zlib's time at -6 and about its size

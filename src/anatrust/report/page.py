@@ -18,6 +18,7 @@ import numpy.typing as npt
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
+from anatrust.report.bounded import bounds_card
 from anatrust.report.embed import base64_size
 from anatrust.report.greys import grey_values, uncertainty_card
 from anatrust.report.layers import Layer, outcome_layers, set_layers
@@ -42,6 +43,7 @@ _MOST_ROWS, _MOST_PICTURES = 300, 12
 # What everything but the volumes takes at most: viewer, style, table and pictures.
 FRAME_BYTES = 2_500_000
 _LEAST_BYTES = 3_000_000
+_NO_CARDS: Mapping[str, Any] = {"bounds": None, "sets": (), "screening": None, "greys": None, "doubt": None}
 
 
 def write_report(
@@ -155,6 +157,7 @@ def _render(
     view = viewer(scan, shown, layers, maps, windows, entries[:_MOST_ROWS], budget=budget)
     rows = [row(entry, plain["kind"], scan) for entry in entries[:_MOST_ROWS]]
     cards = {
+        "bounds": bounds_card(plain.get("bounds", ()), scan.grid.ndim),
         "sets": set_rows(plain["sets"], sets, contours, scan, windows[0]),
         "screening": screening_card(plain["screening"], explanation, crops, scan, outcomes, windows[0]),
         "greys": grey_values(scan, drawn),
@@ -182,12 +185,10 @@ def render_page(
     script = (assets / "assets" / "page.js").read_text(encoding="utf-8")
     style = (assets / "assets" / "page.css").read_text(encoding="utf-8")
     text: str = _template().render(
-        **frame,
-        **cards,
+        **{**_NO_CARDS, **frame, **cards},
         columns=titles,
         rows=rows,
-        # One name for all of them says nothing in every row.
-        common_name=rows[0].name if len({row.name for row in rows}) == 1 else "",
+        common_name=_common_name(rows),
         more_rows=max(0, len(entries) - len(rows)),
         more_pictures=max(0, len(entries) - _MOST_PICTURES),
         pictures=key_slices(scan, outcomes, _pictured(entries)[:_MOST_PICTURES], windows[0]),
@@ -203,6 +204,11 @@ def render_page(
         planes=scan.grid.ndim == 3,
     )
     return text
+
+
+def _common_name(rows: Sequence[Row]) -> str:
+    """The name that all rows have: it is said once, for in every row it says nothing."""
+    return rows[0].name if len(rows) > 1 and len({row.name for row in rows}) == 1 else ""
 
 
 def _pictured(entries: tuple[Entry, ...]) -> list[Entry]:

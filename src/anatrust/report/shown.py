@@ -13,9 +13,11 @@ from anatrust.errors import InputError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import Scan
 
-__all__ = ["Region", "Shown", "body_threshold", "choose_shown"]
+__all__ = ["Region", "Shown", "body_threshold", "choose_shown", "in_hounsfield"]
 
 _CT_AIR, _CT_METAL, _CT_SKIN = -1024.0, 3071.0, -500.0
+# Some scanners store -2000 or -3024 outside their circle.
+_LEAST_AIR = -3100.0
 _MARGIN_MM = 8.0
 _FOCUS_MARGIN_MM = 60.0
 # Browsers promise 3-D textures of 2048; beyond 1024 a page gains nothing on a screen.
@@ -91,12 +93,23 @@ class Shown:
         return self.levels.astype(np.float32) * np.float32(self.step) + np.float32(self.low)
 
 
+def in_hounsfield(scan: Scan) -> bool:
+    """Whether grey values can be windowed as Hounsfield units.
+
+    DICOM says so; of another CT it is believed where air has the value of air. Only what is shown
+    depends on it.
+    """
+    if scan.modality != "CT":
+        return False
+    return scan.units == "HU" or (scan.units == "" and _LEAST_AIR <= float(scan.array.min()) < _CT_SKIN)
+
+
 def body_threshold(scan: Scan) -> float:
     """Grey value above which a voxel is taken for body when the page decides what to show.
 
     Generous on purpose: too much air in the page costs little, a cut patient costs trust.
     """
-    if scan.modality == "CT" and scan.units == "HU":
+    if in_hounsfield(scan):
         return _CT_SKIN
     low, high = np.percentile(_sample(scan.array), (0.5, 99.5))
     return float(low + 0.02 * (high - low))
@@ -212,7 +225,7 @@ def _quantise(
     """Whole levels, step, lowest value, and the range beyond which values were clipped."""
     bottom, top = float(values.min()), float(values.max())
     low, high = bottom, top
-    if scan.modality == "CT" and scan.units == "HU":
+    if in_hounsfield(scan):
         low, high = max(low, _CT_AIR), min(high, _CT_METAL)
     elif scan.array.dtype.kind == "f" or top - bottom >= count:
         # A few extreme voxels must not take the levels from all others.

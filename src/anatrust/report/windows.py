@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anatrust.image.volumes import Scan
-from anatrust.report.shown import Shown, body_threshold
+from anatrust.report.shown import Shown, body_threshold, in_hounsfield
 
 __all__ = ["Window", "presets"]
 
@@ -39,7 +39,7 @@ def presets(scan: Scan, shown: Shown) -> tuple[Window, ...]:
     values = values[:: max(1, values.size // 1_000_000)]
     low, high = float(values.min()), float(values.max())
     full = Window("Full range", low, high if high > low else low + 1)
-    if scan.modality == "CT" and scan.units == "HU":
+    if in_hounsfield(scan):
         return (*(Window(name, centre - width / 2, centre + width / 2) for name, centre, width in _CT), full)
     body = values[values > body_threshold(scan)] if scan.grid.ndim == 3 else values
     if body.size < 100:

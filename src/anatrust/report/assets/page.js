@@ -112,7 +112,7 @@
 
   // ---- the viewer ------------------------------------------------------------------------
   // The viewer makes every overlay voxel either opaque or clear, except below the threshold of
-  // this mode, where opacity is (value / threshold)². A drawn mask holds 10 on the outline and 7
+  // this mode, where opacity is (value / threshold)². A drawn mask holds 10 on the outline and 6
   // inside, so that tissue shines through the inside; a probability fades towards 0.
   const FADE_BELOW_THRESHOLD = 1;
   const colourMap = ([red, green, blue]) => ({
