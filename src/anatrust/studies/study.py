@@ -32,6 +32,7 @@ _STUDIES = {
     "rfdeep-holdout": "anatrust.studies.rfdeep_holdout",
     "rfdeep-lodo": "anatrust.studies.rfdeep_lodo",
     "rfdeep-main": "anatrust.studies.rfdeep_main",
+    "rwcp-bounds": "anatrust.studies.rwcp_bounds",
     "rwcp-conditional": "anatrust.studies.rwcp_conditional",
     "rwcp-coverage": "anatrust.studies.rwcp_coverage",
     "rwcp-encoders": "anatrust.studies.rwcp_encoders",
