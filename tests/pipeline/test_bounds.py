@@ -80,7 +80,12 @@ class TestSentences:
             True,
         )
         assert "HD95 is below the bound shown; here the bound is 3.25 mm" in told[1][0]
-        assert "80 to 99.5 mm³" in told[2][0]
+        assert "the true volume lies within the bound shown; here the bound is 80 to 99.5 mm³" in told[2][0]
+        assert (
+            "the true area lies within the bound shown; here the bound is 80 to 99.5 mm²"
+            in (bound_sentences([self.ONE], ndim=2)[2][0])
+        )
+        assert "80 to 1234 pixels" in bound_sentences([replace(self.ONE, volume_upper=1234.4, unit="px")])[2][0]
         assert "8 to 11 mm." in told[3][0]
 
     def test_of_several_and_of_nothing(self) -> None:

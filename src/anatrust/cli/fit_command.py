@@ -37,6 +37,9 @@ def fit_command(
         str, typer.Option(metavar="NAME", help="Name of the segmenter that drew the masks.")
     ] = "unnamed",
     modality: Modality = None,
+    names: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Names of the truth's labels: a built-in table or a JSON file.")
+    ] = None,
     anatomy_names: AnatomyNames = None,
     alpha: Annotated[float, typer.Option(metavar="A", help="Mean error the sets promise.")] = 0.10,
     assurance: Annotated[
@@ -127,6 +130,7 @@ def fit_command(
             segmenter=segmenter,
             modality=modality,
             settings=settings,
+            names=names,
             anatomy_names=anatomy_names,
             alpha=alpha,
             assurance=assurance,
@@ -151,6 +155,7 @@ def fit_command(
         configuration={
             "segmenter": segmenter,
             "modality": modality,
+            "names": names,
             "anatomy_names": anatomy_names,
             "alpha": alpha,
             "assurance": assurance,

@@ -292,8 +292,10 @@ def predict_bounds(
     return tuple(made)
 
 
-def bound_sentences(bounds: Sequence[StructureBounds]) -> list[tuple[str, bool]]:
+def bound_sentences(bounds: Sequence[StructureBounds], *, ndim: int = 3) -> list[tuple[str, bool]]:
     """What the bounds say, one sentence a quantity, and whether it promises anything.
+
+    ``ndim`` of the scan decides whether a size is a volume or an area.
 
     Examples
     --------
@@ -304,13 +306,14 @@ def bound_sentences(bounds: Sequence[StructureBounds]) -> list[tuple[str, bool]]
     if not bounds:
         return []
     unit = bounds[0].unit
-    cube = "mm³" if unit == "mm" else "pixels"
+    size, cube = ("volume", "mm³") if ndim == 3 else ("area", "mm²")
+    cube = cube if unit == "mm" else "pixels"
     told = {
         "the Dice is above": [(b.structure, None if b.dice_lower is None else f"{b.dice_lower:.2f}") for b in bounds],
         "the HD95 is below": [
             (b.structure, None if b.hd95_upper is None else f"{b.hd95_upper:.3g} {unit}") for b in bounds
         ],
-        "the true volume lies within": [(b.structure, _range(b.volume_lower, b.volume_upper, cube)) for b in bounds],
+        f"the true {size} lies within": [(b.structure, _range(b.volume_lower, b.volume_upper, cube)) for b in bounds],
         "the true longest diameter lies within": [
             (b.structure, _range(b.diameter_lower, b.diameter_upper, unit)) for b in bounds
         ],
@@ -329,4 +332,7 @@ def bound_sentences(bounds: Sequence[StructureBounds]) -> list[tuple[str, bool]]
 
 
 def _range(low: float | None, high: float | None, unit: str) -> str | None:
-    return None if low is None or high is None else f"{low:.3g} to {high:.3g} {unit}"
+    if low is None or high is None:
+        return None
+    low_text, high_text = (f"{v:.0f}" if v >= 100 else f"{v:.3g}" for v in (low, high))
+    return f"{low_text} to {high_text} {unit}"

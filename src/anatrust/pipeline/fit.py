@@ -28,6 +28,7 @@ def fit(
     segmenter: str = "unnamed",
     modality: str | None = None,
     settings: RejectionSettings | None = None,
+    names: Names = None,
     anatomy_names: Names = None,
     alpha: float = 0.10,
     assurance: float | None = None,
@@ -64,8 +65,8 @@ def fit(
         Of all scans, as in `read_scan`.
     settings
         How candidates are scored; a scan is later judged with the same.
-    anatomy_names
-        Names of the labels in the ``anatomy`` column, see `label_table`.
+    names, anatomy_names
+        Names of the labels of the truth, and of those in the ``anatomy`` column, see `label_table`.
     flag_rate
         Share of usual scans that screening may call strange.
     screening, detectors, synthetic_outliers, by_group
@@ -163,6 +164,7 @@ def fit(
                 encoder=encoder or EncoderChoice(),
             ),
             modality=modality,
+            names=names,
             seed=seed,
             cache=folder,
             progress=progress,

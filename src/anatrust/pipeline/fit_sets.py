@@ -17,6 +17,7 @@ from anatrust.image.atomic import replacing
 from anatrust.models.encoders import CachedEncoder, EncoderChoice, PatchEncoder, make_encoder
 from anatrust.models.protocols import Encoder
 from anatrust.pipeline.bounds import BoundsSection, fit_bounds
+from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.labelled import LabelledReader, rows_key
 from anatrust.pipeline.patient_record import PatientRecord, read_record, record_patient
@@ -84,6 +85,7 @@ def fit_sets(
     options: SetOptions | None = None,
     *,
     modality: str | None = None,
+    names: Names = None,
     seed: int = 0,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -104,6 +106,8 @@ def fit_sets(
         As in `fit`.
     options
         What is promised.
+    names
+        Of the truth's labels, see `label_table`.
     seed
         Of the split.
 
@@ -127,7 +131,7 @@ def fit_sets(
     for row in rows:
         patients.setdefault(row.patient, []).append(row)
     learning, calibrating = _split(patients, options, seed)
-    reader = LabelledReader(modality, graded, warn)
+    reader = LabelledReader(modality, graded, warn, label_table(names))
     labels = reader.structures(row for group in patients.values() for row in group[:1])
     if not labels:
         return FittedSets(None, (), ("sets: the truth of the first scan of every patient is empty",))

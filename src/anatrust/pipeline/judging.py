@@ -216,7 +216,7 @@ def add_sets(
     bounds, about_bounds = _bounds(case, profile, scored)
     made += [
         Statement(text, bounds[0].alpha if claims else None, "exact" if claims else "none", "structures")
-        for text, claims in bound_sentences(bounds)
+        for text, claims in bound_sentences(bounds, ndim=case.scan.grid.ndim)
     ]
     notes = [*base.notes, *about_bounds]
     if group and group not in section.groups:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,10 +74,14 @@ class LabelledReader:
         Whether masks stand for the probabilities nobody has.
     warn
         Told one line for each row that is left out.
+    names
+        Of the truth's labels, over those the files give.
     """
 
-    def __init__(self, modality: str | None, graded: bool, warn: Warn | None = None) -> None:
-        self.modality, self.graded, self.warn = modality, graded, warn
+    def __init__(
+        self, modality: str | None, graded: bool, warn: Warn | None = None, names: Mapping[int, str] | None = None
+    ) -> None:
+        self.modality, self.graded, self.warn, self.names = modality, graded, warn, dict(names or {})
         self._told: set[int] = set()
 
     def structures(self, rows: Iterable[CohortRow]) -> dict[int, str]:
@@ -89,7 +93,8 @@ class LabelledReader:
                 continue
             for label in image.truth.labels():
                 if label in image.probabilities:
-                    found.setdefault(label, image.truth.names.get(label, f"label {label}"))
+                    name = self.names.get(label, image.truth.names.get(label, f"label {label}"))
+                    found.setdefault(label, name)
         return dict(sorted(found.items()))
 
     def read(self, row: CohortRow) -> LabelledImage | None:
