@@ -1,0 +1,156 @@
+"""Study `r2seg-ablation`: what each step of R²Seg buys, and what the published null costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anatrust.studies.intervals import allowance
+from anatrust.studies.r2seg_cells import NEEDS, evaluate
+from anatrust.studies.r2seg_numbers import row
+from anatrust.studies.study import Cell, Context, Study
+from anatrust.studies.tables import markdown_table
+from anatrust.studies.tissues import source_files
+
+__all__ = ["JUDGES_OF_ABLATION", "STUDY"]
+
+_ALPHA = 0.10
+JUDGES_OF_ABLATION = ("segmenter alone", "gates alone", "gates + cohort", "cohort, no gates", "iid, as published")
+"""The ways to judge of the main cells."""
+_MAIN = (
+    ("phantom", "pixels", "regions"),
+    ("phantom", "pixels", "full frame"),
+    ("phantom", "threshold", "regions"),
+    ("phantom", "unet", "regions"),
+    ("hippocampus", "pixels", "regions"),
+    ("hippocampus", "unet", "regions"),
+    ("cardiac", "pixels", "regions"),
+)
+_AXES = ("full frame", "mean fusion", "1 view", "all views", "with full frame", "Γ = 0.5", "Γ = 0.5, 1, 2")
+_SHOWN = (
+    "clear lesions",
+    "lesions",
+    "specificity",
+    "slice sensitivity",
+    "slice specificity",
+    "area",
+    "dice",
+    "false a scan",
+    "f1 small",
+)
+
+
+def _cells(context: Context) -> list[Cell]:
+    wanted: list[tuple[str, str, str, tuple[str, ...]]] = [(w, n, v, JUDGES_OF_ABLATION) for w, n, v in _MAIN]
+    wanted += [("hippocampus", "unet", v, ("segmenter alone", "gates + cohort")) for v in _AXES]
+    surrogate: tuple[str, ...] = ("gates + cohort", "gates + surrogate")
+    wanted += [("phantom", "pixels", "regions", surrogate), ("hippocampus", "pixels", "regions", surrogate)]
+    if context.quick:
+        wanted = [("hippocampus", "pixels", "regions", ("segmenter alone", "gates + cohort", "iid, as published"))]
+    return [
+        Cell(
+            f"{world}/{name}/{variant}" + ("/surrogate" if judges == surrogate else ""),
+            {"world": world, "segmenter": name, "variant": variant, "judges": list(judges)},
+            files=source_files(world, context),
+            needs=NEEDS,
+        )
+        for world, name, variant, judges in wanted
+    ]
+
+
+def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
+    p = cell.parameters
+    limit = 24 if cell.key.endswith("surrogate") else None
+    if p["world"] == "phantom" and (p["segmenter"], p["variant"]) != ("pixels", "regions"):
+        limit = 80
+    found = evaluate(p["world"], p["segmenter"], p["variant"], tuple(p["judges"]), context, limit=limit)
+    return dict(found["judges"])
+
+
+def _value(numbers: Mapping[str, Any], name: str) -> float | None:
+    found = numbers.get(name)
+    return None if found is None else float(found["value"])
+
+
+def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
+    """Reach: specificity and sensitivity for clear lesions, the level in healthy patients, better than iid in both."""
+    targets = []
+    for key, judges in results.items():
+        ours, theirs = judges.get("gates + cohort"), judges.get("iid, as published")
+        if ours is None or ours["healthy"] == 0:
+            continue
+        specificity, clear, kept = (_value(ours, n) for n in ("specificity", "clear lesions", "any kept"))
+        limit = allowance(_ALPHA, ours["healthy"])
+        entry: dict[str, Any] = {
+            "what": key,
+            "specificity": specificity,
+            "clear": clear,
+            "reached": None if clear is None or specificity is None else bool(specificity >= 0.9 and clear >= 0.9),
+            "any_kept": kept,
+            "limit": round(limit, 4),
+            "level_met": None if kept is None else bool(kept <= limit),
+        }
+        if theirs is not None:
+            entry["iid_specificity"], entry["iid_clear"] = (
+                _value(theirs, "specificity"),
+                _value(theirs, "clear lesions"),
+            )
+            pairs = ((specificity, entry["iid_specificity"]), (clear, entry["iid_clear"]))
+            entry["better_in_both"] = bool(all(a is not None and b is not None and a >= b for a, b in pairs))
+        targets.append(entry)
+    return {"targets": targets}
+
+
+def _yes(value: bool | None) -> str:
+    return {True: "yes", False: "**no**", None: "–"}[value]
+
+
+def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
+    made: dict[str, str] = {}
+    axes: list[list[str]] = []
+    main: list[list[str]] = []
+    for key, judges in result["cells"].items():
+        for name, numbers in judges.items():
+            line = [f"{key.replace('/', ', ')}: {name}", *row(numbers, _SHOWN)]
+            axis = key.split("/")[2]
+            (axes if key.startswith("hippocampus/unet/") and axis in _AXES else main).append(line)
+    header = ["patients, segmenter, proposal: judged by", *_SHOWN]
+    made["judges"] = markdown_table(header, main)
+    if axes:
+        made["axes"] = markdown_table(header, axes)
+    rows = [
+        [
+            t["what"].replace("/", ", "),
+            *("–" if t[k] is None else f"{t[k]:.2f}" for k in ("specificity", "clear")),
+            _yes(t["reached"]),
+            "–" if t["any_kept"] is None else f"{t['any_kept']:.2f} ≤ {t['limit']:.2f}",
+            _yes(t["level_met"]),
+            "–" if t.get("iid_specificity") is None else f"{t['iid_specificity']:.2f}",
+            "–" if t.get("iid_clear") is None else f"{t['iid_clear']:.2f}",
+            _yes(t.get("better_in_both")),
+        ]
+        for t in result["summary"]["targets"]
+    ]
+    header = [
+        "cell",
+        "specificity",
+        "clear lesions",
+        "both ≥ 0.9",
+        "any kept, healthy",
+        "level kept",
+        "iid: specificity",
+        "iid: clear lesions",
+        "better in both",
+    ]
+    made["targets"] = markdown_table(header, rows)
+    return made
+
+
+STUDY = Study(
+    name="r2seg-ablation",
+    question="What does each step of R²Seg buy, and how do the cohort, surrogate and published nulls compare?",
+    cells=_cells,
+    run=_run,
+    summarise=_summarise,
+    tables=_tables,
+)

@@ -1,0 +1,87 @@
+"""Segmenters of the R²Seg studies that propose too much: trained on lesions planted in other patients."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from anatrust.image.region import Region
+from anatrust.image.volumes import Mask
+from anatrust.models.pixel_classifier import PixelCase, PixelRecipe, train_pixel_classifier
+from anatrust.models.protocols import Segmenter
+from anatrust.models.segmenters.blob import BlobSegmenter
+from anatrust.models.segmenters.pixel_classifier import PixelTarget
+from anatrust.studies import provenance
+from anatrust.studies.r2seg_cases import WORLDS, cases
+from anatrust.studies.study import Context
+
+__all__ = ["SEGMENTERS", "segmenter", "teaching_arrays"]
+
+SEGMENTERS = ("pixels", "unet", "threshold")
+_CACHE = Path("build/studies/r2seg")
+_CODE = (
+    "anatrust.models.unet",
+    "anatrust.models.unet_training",
+    "anatrust.studies.r2seg_cases",
+    "anatrust.studies.phantom",
+)
+
+
+@lru_cache(maxsize=8)
+def segmenter(name: str, world: str, context: Context) -> Segmenter:
+    """A segmenter for a population; trained when first asked for, on the patients that teach alone.
+
+    ``pixels`` sees as many voxels of lesions as of the rest, ``unet`` trains for a few minutes,
+    and ``threshold`` needs no training: all three draw something in nearly everybody.
+    """
+    if name == "threshold":
+        return BlobSegmenter(contrast=2.0, smoothings=(3.0,))
+    if name == "pixels":
+        taught = (
+            PixelCase(c.scan, Mask(c.target, c.scan.grid), c.anatomy.mask(WORLDS[world].organ))
+            for patient in cases(world, "teach", context)
+            for c in patient
+        )
+        return PixelTarget(train_pixel_classifier(taught, PixelRecipe(target=2000, other=2000, trees=60)))
+    return _unet(world, context)
+
+
+def teaching_arrays(
+    world: str, context: Context, *, margin: int = 4
+) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
+    """Images, lesions and organs of the patients that teach, cropped to the organ and a margin."""
+    images, lesions, organs = [], [], []
+    for patient in cases(world, "teach", context):
+        for case in patient:
+            organ = case.anatomy.mask(WORLDS[world].organ).array
+            box = ndimage.find_objects(organ.astype(np.uint8))[0]
+            low = [max(0, s.start - margin) for s in box]
+            high = [min(n, s.stop + margin) for s, n in zip(box, organ.shape, strict=True)]
+            window = Region(tuple(low), tuple(high)).slices
+            images.append(case.scan.array[window].astype(np.float32))
+            lesions.append(case.target[window].astype(np.uint8))
+            organs.append(organ[window].astype(np.uint8))
+    return images, lesions, organs
+
+
+def _unet(world: str, context: Context) -> Segmenter:
+    from anatrust.models.segmenters.unet import UNetTarget
+    from anatrust.models.unet import UNet, UNetConfig
+    from anatrust.models.unet_training import TrainingRecipe, train_unet
+
+    images, lesions, _ = teaching_arrays(world, context)
+    ndim = images[0].ndim
+    recipe = TrainingRecipe(
+        steps=12 if context.quick else 240, batch=2, crop=24 if ndim == 3 else 48, seed=context.seed
+    )
+    name = {"world": world, "recipe": str(recipe), "seed": context.seed, "quick": context.quick}
+    folder = _CACHE / f"unet-{provenance.fingerprint({**name, 'source': provenance.source_hash(_CODE)})}"
+    if not (folder / "config.json").is_file():
+        config = UNetConfig(ndim, ("background", "lesion"), (8, 16, 32))
+        train_unet(images, lesions, config, recipe).save(folder)
+    return UNetTarget(UNet.load(folder))
