@@ -26,9 +26,9 @@ Direction = Literal["both", "brighter", "darker"]
 # Voxels at which the tissue is simulated at most, for one feature and for several.
 _MAX_VOXELS, _MAX_VOXELS_MANY = 30_000, 8_000
 _MIN_VOXELS = 200
-# The taper of the covariance shortens long correlations, so the estimate stays above about 50 (2-D) and
-# 100 (3-D) however long they are; these limits mean about 60 true correlation areas and 55 volumes.
-_MIN_LENGTHS = {2: 100.0, 3: 140.0}
+# Independent patches, by the tapered covariance, which shortens long correlations: the estimate stays above
+# about 50 (2-D) and 100 (3-D) however long they are. Simulated level of 0.05 below these limits: up to 0.3.
+_MIN_LENGTHS = {2: 150.0, 3: 250.0}
 # A candidate of more than this share of the tissue is left out when the texture is fitted.
 _LARGE = 0.02
 _LEAST_WIDTH = 0.05
@@ -83,8 +83,8 @@ def surrogate_max_test(
         median and the 95th percentile of the null maximum of its scale, 0 at its median. p is
         familywise already: no correction for the number of candidates is needed within a tissue.
         All abstain when the tissue has too few voxels (200, after coarsening), holds fewer
-        than about sixty correlation areas (volumes), or is nearly constant; one abstains when it
-        leaves too little of the tissue to compare with.
+        than 150 (2-D) or 250 (3-D) independent patches, or is nearly constant; one abstains
+        when it leaves too little of the tissue to compare with.
 
     Raises
     ------

@@ -33,30 +33,30 @@ _REJECTION = tuple(
 _CONTRASTS = (0.25, 0.5, 1.0, 2.0)
 _DIAMETERS = (5.0, 10.0, 20.0, 30.0)
 _DRAWS = 199
+_SURROGATES = 99
 _ALPHA = 0.10
 _ORGANS = {
     ("amos", "liver"): 6,
     ("amos", "spleen"): 1,
     ("ct3mm", "liver"): 5,
     ("ct3mm", "spleen"): 1,
-    ("mr", "liver"): 5,
     ("phantom", "liver"): 0,
     ("phantom", "spleen"): 0,
 }
 # Lesions per combination of contrast and diameter.
-_REPEATS = {"placement": 8, "placement-exceed": 4, "iid": 2, "block": 2, "surrogate-max": 5, "cohort": 4}
-_REPEATS_LOCAL = 3
-_COHORT = 39
+_REPEATS = {"placement": 6, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 4, "cohort": 4}
+_REPEATS_LOCAL = 2
+_COHORT = 19
 _PLAIN_NULLS = ("surrogate-max", "placement", "placement-exceed", "iid", "block")
 
 
 def _cells(context: Context) -> list[Cell]:
     combinations = [(s, o, "intensity", n) for n in _PLAIN_NULLS for s, o in _ORGANS]
-    combinations += [(s, o, "local", "placement") for s, o in _ORGANS if s != "amos"]
+    combinations += [(s, o, "local", "placement") for s, o in _ORGANS if s == "phantom"]
     combinations += [("phantom", o, "intensity", n) for o in ("liver", "spleen") for n in ("cohort", "cohort dark")]
     combinations += [("phantom", "spleen", "local", "surrogate-max")]
-    fdr = [(s, o, n) for s, o in _ORGANS for n in ("placement", "iid") if s != "mr"]
-    looked = ("surrogate-max", "surrogate-max dark", "cohort", "cohort dark")
+    fdr = [(s, o, n) for s, o in _ORGANS for n in ("placement", "iid") if s != "amos"]
+    looked = ("surrogate-max", "surrogate-max dark", "cohort dark")
     fdr += [("phantom", o, n) for o in ("liver", "spleen") for n in looked]
     if context.quick:
         combinations = [
@@ -94,7 +94,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
 
 def _sample(source: str, organ: str, k: int, context: Context) -> TissueSample:
     if source == "phantom":
-        return phantom_organ(70_000 + 1000 * context.seed + k % 12, organ, quick=context.quick)
+        return phantom_organ(70_000 + 1000 * context.seed + k % 6, organ, quick=context.quick)
     return _real(source, organ, context)
 
 
@@ -142,6 +142,7 @@ def _power(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     full = null == "placement" and p["features"] == "intensity"
     contrasts: tuple[float, ...] = _CONTRASTS if full else (1.0, 2.0)
     diameters: tuple[float, ...] = _DIAMETERS if full else (10.0, 20.0, 30.0)
+    draws = _SURROGATES if null == "surrogate-max" else _DRAWS
     repeats = _REPEATS[null] if p["features"] == "intensity" else _REPEATS_LOCAL
     if context.quick:
         contrasts, diameters = (0.25, 2.0), (12.0,)
@@ -163,7 +164,7 @@ def _power(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
                 else:
                     ill = replace(sample, image=made[0])
                     features = judge.features_of(ill, p["features"], null)
-                    result = judge.p_values(null, features, ill, [made[1]], seed=seed, draws=_DRAWS)[0]
+                    result = judge.p_values(null, features, ill, [made[1]], seed=seed, draws=draws)[0]
                     value, floor = result.p_value, result.floor if result.abstained is None else 1.0
                 found["n"] += 1
                 found["k"] += int(value <= 0.05)
@@ -235,7 +236,7 @@ def _fdr(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     cohort = _cohort(p["organ"], dark, context) if null == "cohort" else None
     settings = _settings(null, _ALPHA, dark)
     shares, kept_true, all_true, any_false = [], 0, 0, 0
-    for k in range(3 if context.quick else 12):
+    for k in range(3 if context.quick else 8):
         rng = np.random.default_rng([context.seed, k, 5])
         sample = _sample(p["source"], p["organ"], k, context)
         image, truth = _three_lesions(sample, rng, dark)
