@@ -9,7 +9,7 @@ from anatrust.errors import GeometryError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import Scan
 
-__all__ = ["Region", "crop_grid", "crop_scan"]
+__all__ = ["Region", "canonical_region", "crop_grid", "crop_scan"]
 
 
 @dataclass(frozen=True)
@@ -96,3 +96,18 @@ def crop_scan(scan: Scan, region: Region) -> Scan:
             f"the region from {region.start} to {region.stop} does not lie in a scan of shape {scan.grid.shape}"
         )
     return replace(scan, array=scan.array[region.slices], grid=crop_grid(scan.grid, region))
+
+
+def canonical_region(region: Region, grid: Grid) -> Region:
+    """The same box of the patient in the canonical order of the axes, see :func:`anatrust.image.orientation.canonical`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> canonical_region(Region((0, 0), (2, 3)), Grid((9, 8), np.diag([-1.0, 1.0, 1.0, 1.0])))
+    Region(start=(7, 0), stop=(9, 3))
+    """
+    order, flips = grid.canonical_axes()
+    pairs = [(region.start[axis], region.stop[axis], grid.shape[axis]) for axis in order]
+    ends = [(n - b, n - a) if flip else (a, b) for (a, b, n), flip in zip(pairs, flips, strict=True)]
+    return Region(tuple(a for a, _ in ends), tuple(b for _, b in ends))

@@ -33,8 +33,8 @@ class Capabilities:
         Whether a mirrored image can change its answer. Where not (exact symmetry, or an answer
         read from a file) one view is enough.
     context
-        ``"region"``: it sees the region alone. ``"scan"``: it sees the whole scan, so that its
-        answer does not depend on the region.
+        ``"region"``: its answer depends on the region. ``"scan"``: it sees the whole scan, and the
+        region only cuts its answer.
     organs
         Whether a prompt for an organ is answered, so that it can find its own anchors.
     wording

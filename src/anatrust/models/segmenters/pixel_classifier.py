@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from anatrust.image.grid import Grid
 from anatrust.image.orientation import canonical, restore
-from anatrust.image.region import Region, crop_grid
+from anatrust.image.region import Region, canonical_region, crop_grid
 from anatrust.image.volumes import Mask, ProbabilityMap, Scan
 from anatrust.models.pixel_classifier import PixelClassifier
 from anatrust.models.segmentation import Capabilities, Prompt
@@ -39,17 +38,9 @@ class PixelTarget:
         # Sums in another order round otherwise, and trees have thresholds: the file's axes must not matter.
         array, grid = canonical(scan.array, scan.grid)
         organ = None if prompt.organ is None else Mask(canonical(prompt.organ.array, scan.grid)[0], grid)
-        found = self._model.probabilities(Scan(array, grid), _canonical_region(region, scan.grid), organ)
+        found = self._model.probabilities(Scan(array, grid), canonical_region(region, scan.grid), organ)
         here = crop_grid(scan.grid, region)
         return ProbabilityMap(restore(found, here)[None], here)
-
-
-def _canonical_region(region: Region, grid: Grid) -> Region:
-    """The same box in the canonical order of the axes."""
-    order, flips = grid.canonical_axes()
-    pairs = [(region.start[axis], region.stop[axis], grid.shape[axis]) for axis in order]
-    ends = [(n - b, n - a) if flip else (a, b) for (a, b, n), flip in zip(pairs, flips, strict=True)]
-    return Region(tuple(a for a, _ in ends), tuple(b for _, b in ends))
 
 
 def load(weights: Path | None, _device: str) -> PixelTarget:
