@@ -99,7 +99,7 @@ def test_without_an_anchor_the_verdict_says_what_to_expect(phantom):
     codes = [f.code for f in verdict.findings]
     assert {"anchor-missing", "anchor-failed", "over-prediction"} <= set(codes)
     assert verdict.decision != "accept"
-    assert any("specificity near 0" in reason for reason in verdict.reasons)
+    assert any("specificity near 0" in f.sentence for f in verdict.findings)
 
 
 def test_nothing_proposed_is_said_and_not_accepted(phantom):

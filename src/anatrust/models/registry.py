@@ -212,6 +212,14 @@ _ENTRIES = (
         module="sam3",
     ),
     ModelEntry(
+        "biomedparse",
+        "segmenter",
+        "BiomedParse v1 in an environment of its own, asked in its words; not tried with its gated weights",
+        "Apache-2.0; BiomedParse: Apache-2.0, research use, weights gated",
+        weights="a JSON file with its Python (command), repository and checkpoint",
+        module="biomedparse",
+    ),
+    ModelEntry(
         "pixel-classifier",
         "segmenter",
         "local descriptors and boosted trees, trained from a labelled cohort in minutes by 'anatrust teach'",

@@ -147,7 +147,7 @@ def segment(
     ...     (image, space), "liver tumour", anatomy=(liver, space), anatomy_names={1: "liver"}, modality="CT"
     ... )
     >>> [c.decision for c in verdict.candidates]
-    ['kept', 'rejected']
+    ['kept']
     """
     run = _Run(progress)
     levels = Levels.all_at(alpha)

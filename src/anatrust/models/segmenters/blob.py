@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter1d, minimum_filter1d, uniform_filter1d
 
 from anatrust.errors import InputError
+from anatrust.image.orientation import canonical, restore
 from anatrust.image.region import Region, crop_grid, crop_scan
-from anatrust.image.volumes import Mask, ProbabilityMap, Scan
-from anatrust.models.blob import Side, contrast_probabilities
+from anatrust.image.volumes import ProbabilityMap, Scan
+from anatrust.models.blob import Side
 from anatrust.models.segmentation import Capabilities, Prompt
 
 __all__ = ["BlobSegmenter", "load"]
+
+_MOST_VALUES = 2_000_000
+_WIDE = 2.5
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,10 @@ class BlobSegmenter:
     ((1, 40, 40), True)
     """
 
-    contrast: float = 2.5
+    contrast: float = 3.0
     side: Side = "both"
-    smoothings: tuple[float, ...] = (1.5, 3.0, 6.0)
-    margin: float = 3.0
+    smoothings: tuple[float, ...] = (2.0, 4.0, 8.0)
+    margin: float = 5.0
     name: ClassVar[str] = "blob"
     # Gaussians and medians do not know left from right.
     capabilities: ClassVar[Capabilities] = Capabilities(mirrors=False)
@@ -78,21 +84,91 @@ class BlobSegmenter:
         return f"blob(contrast={self.contrast:g},side={self.side},smoothings={sizes},margin={self.margin:g})"
 
     def segment(self, scan: Scan, prompt: Prompt, region: Region) -> ProbabilityMap:
-        """Probability of standing out, 0 outside the organ; cost: a few filters a smoothing."""
+        """Probability of standing out, 0 outside the organ.
+
+        Cost: about 20 passes over the region a smoothing; memory: four float32 copies of it.
+        """
         part = crop_scan(scan, region)
+        array, grid = canonical(part.array, part.grid)
         if prompt.organ is None:
-            organ = Mask(np.ones(region.shape, dtype=bool), part.grid)
-            margin = 0.0
+            inside = np.ones(array.shape, dtype=bool)
+            core = inside
         else:
-            organ = Mask(prompt.organ.array[region.slices], part.grid)
-            margin = self.margin
-        best = np.zeros(region.shape, dtype=np.float32)
-        for smoothing in self.smoothings:
-            found = contrast_probabilities(
-                part, organ, contrast=self.contrast, side=self.side, smoothing=smoothing, margin=margin
-            )
-            np.maximum(best, found.array[0], out=best)
-        return replace(found, array=best[None], grid=crop_grid(scan.grid, region))
+            inside = canonical(prompt.organ.array[region.slices], part.grid)[0]
+            core = _eroded(inside, self.margin, grid.spacing)
+        best = np.zeros(array.shape, dtype=np.float32)
+        stands_out = False
+        if core.any():
+            middle = _middle(array, core)[0]
+            for smoothing in self.smoothings:
+                smooth = _smooth_inside(array, inside, middle, [smoothing / step for step in grid.spacing])
+                centre, spread = _middle(smooth, core)
+                if spread > 0:
+                    stands_out = True
+                    smooth -= np.float32(centre)
+                    smooth /= np.float32(spread)
+                    if self.side == "both":
+                        np.abs(smooth, out=smooth)
+                    elif self.side == "dark":
+                        np.negative(smooth, out=smooth)
+                    np.maximum(best, smooth, out=best)
+        if stands_out:
+            best -= np.float32(self.contrast)
+            np.clip(best, -15, 15, out=best)
+            best *= -2
+            np.exp(best, out=best)
+            best += 1
+            np.reciprocal(best, out=best)
+            best[~core] = 0
+        here = crop_grid(scan.grid, region)
+        return ProbabilityMap(restore(best, here)[None], here)
+
+
+def _eroded(inside: npt.NDArray[np.bool_], margin: float, spacing: Sequence[float]) -> npt.NDArray[np.bool_]:
+    """The organ without its rim; the region's border is no rim."""
+    core = inside.astype(np.uint8)
+    for axis, step in enumerate(spacing):
+        width = int(margin // step)
+        if width:
+            minimum_filter1d(core, 2 * width + 1, axis=axis, output=core, mode="nearest")
+    return core.astype(bool)
+
+
+def _middle(values: npt.NDArray[Any], core: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Median and robust standard deviation inside, of every n-th voxel where there are very many."""
+    step = max(1, int(np.ceil((np.count_nonzero(core) / _MOST_VALUES) ** (1 / core.ndim))))
+    every = (slice(None, None, step),) * core.ndim
+    sample = values[every][core[every]].astype(np.float64)
+    if sample.size == 0:
+        sample = values[core].astype(np.float64)
+    middle = float(np.median(sample))
+    return middle, 1.4826 * float(np.median(np.abs(sample - middle)))
+
+
+def _smooth_inside(
+    array: npt.NDArray[Any], inside: npt.NDArray[np.bool_], middle: float, sigma: Sequence[float]
+) -> npt.NDArray[np.float32]:
+    """Gaussian mean over the organ's own voxels only (normalised convolution), less a constant."""
+    weight = inside.astype(np.float32)
+    total = array.astype(np.float32)
+    total -= np.float32(middle)
+    total *= weight
+    for axis, width in enumerate(sigma):
+        for part in (weight, total):
+            _smooth_axis(part, width, axis)
+    np.maximum(weight, 1e-6, out=weight)
+    total /= weight
+    return total
+
+
+def _smooth_axis(values: npt.NDArray[np.float32], sigma: float, axis: int) -> None:
+    """A Gaussian along one axis, in place; a wide one as three running means, whose cost has no width."""
+    if sigma < _WIDE:
+        gaussian_filter1d(values, sigma, axis=axis, output=values, mode="constant")
+        return
+    size = 2 * round((np.sqrt(4 * sigma**2 + 1) - 1) / 2) + 1
+    for _ in range(3):
+        uniform_filter1d(values, size, axis=axis, output=values, mode="constant")
 
 
 def load(_weights: Path | None, _device: str) -> BlobSegmenter:
