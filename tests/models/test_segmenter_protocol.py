@@ -149,3 +149,18 @@ def test_a_blob_without_sizes_is_refused():
     )
     assert isinstance(found, ProbabilityMap)
     assert not found.array.any()
+
+
+def test_slabs_change_nothing(monkeypatch):
+    """Memory is bounded by slabs; what they give together is what one pass gives."""
+    from anatrust.models.segmenters import blob
+
+    rng = np.random.default_rng(0)
+    shape = (20, 20, 80)
+    scan = Scan(rng.normal(size=shape).astype(np.float32), Grid(shape, np.eye(4)))
+    organ = Mask(rng.random(shape) < 0.9, scan.grid)
+    found = []
+    for voxels in (10**9, 400 * 9):
+        monkeypatch.setattr(blob, "_SLAB_VOXELS", voxels)
+        found.append(BlobSegmenter(margin=0).segment(scan, Prompt("x", organ=organ), Region.whole(shape)).array)
+    assert np.array_equal(*found)

@@ -217,15 +217,19 @@ def fuse_answers(
     for _, back in answers:
         count += 1
         if total is None:
-            total = np.array(back, dtype=np.float32)
-        elif total.shape != back.shape:
+            # A single answer is handed on as it is: a copy of a whole scan's is a lot of memory.
+            total = np.asarray(back, dtype=np.float32)
+            continue
+        if total.shape != back.shape:
             raise GeometryError(f"the model answered shapes {total.shape} and {back.shape} to views of one image")
-        elif fusion == "max":
+        if count == 2:
+            total = np.array(total)
+        if fusion == "max":
             np.maximum(total, back, out=total, casting="same_kind")
         else:
             total += back.astype(np.float32, copy=False)
     if total is None:
         raise InputError("no view is given: give at least the identity")
-    if fusion == "mean":
+    if fusion == "mean" and count > 1:
         total /= np.float32(count)
     return total
