@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from anatrust.image.grid import Grid
+from anatrust.image.volumes import LabelMap
 from anatrust.models.planner_rules import RulesPlanner
 from anatrust.pipeline.propose import ProposalSettings
 from anatrust.pipeline.signatures import cohort_signatures, failure_signatures, judgement_record
@@ -21,7 +24,7 @@ def run(**change):
         "proposal": {"components": 3, "largest_probability": 0.9},
         "judgement": {
             "candidates": 3, "tested": 3, "kept": 1, "rejected": 2, "undecidable": 0,
-            "refused_by": {}, "tissues": {"liver": 3}, "null": "surrogate-max", "draws": 199,
+            "refused_by": {}, "organs": {"liver": 3}, "null": "surrogate-max", "draws": 199,
         },
     }  # fmt: skip
     timings = change.pop("timings", {"judge": 1.0, "segment": 9.0})
@@ -67,7 +70,7 @@ def test_empty_masks_point_to_the_thresholds():
 
 
 def test_scattered_organs_point_to_the_planner():
-    many = {"tissues": {"liver": 1, "spleen": 1, "stomach": 1, "shell of body 1-20 mm around it": 4}}
+    many = {"organs": {"liver": 1, "spleen": 1, "stomach": 1}}
     (found,) = failure_signatures(run(judgement=many))
     assert (found.code, found.severity) == ("planner-doubtful", "warning")
     assert "liver, spleen, stomach" in found.sentence
@@ -76,8 +79,7 @@ def test_scattered_organs_point_to_the_planner():
     assert "refused to answer" in found.sentence
     (found,) = failure_signatures(run(plan={"tumour": None}))
     assert found.severity == "info"
-    shells = {"tissues": {f"shell of body 1-{k} mm around it": 1 for k in range(9)}}
-    assert codes(run(judgement=shells)) == []
+    assert codes(run(judgement={"organs": {"liver": 5, "spleen": 1}})) == []
 
 
 def test_many_candidates_and_draws_are_slow():
@@ -117,7 +119,8 @@ def test_the_record_counts_what_was_judged():
         ),
         draws=199,
         null="surrogate-max",
+        organs=LabelMap(np.array([[[0, 0], [0, 0]], [[0, 0], [0, 7]]]), Grid((2, 2, 2), np.eye(4)), {7: "liver"}),
     )
     assert record["refused_by"] == {"L2": 1}
     assert (record["candidates"], record["tested"], record["kept"], record["undecidable"]) == (4, 2, 1, 1)
-    assert record["tissues"] == {"liver": 2}
+    assert record["organs"] == {"liver": 4}, "by the centres of all four"

@@ -197,7 +197,7 @@ def segment(
             judged = judge_lesions(base, case, fitted, chosen, seed)
             if fitted is not None:
                 judged = add_screening(add_sets(judged, case, fitted), case, fitted)
-    configuration = _configuration(model, plan, chain, search, proposed, how, judged, chosen, levels)
+    configuration = _configuration(model, plan, chain, search, proposed, how, judged, chosen, levels, organs)
     configuration |= {"modality": modality, "series": series}
     configuration["spacing"] = None if spacing is None else [float(v) for v in np.atleast_1d(np.asarray(spacing))]
     # Timings are left out here: a verdict must not depend on how fast the machine is.
@@ -267,6 +267,7 @@ def _configuration(
     judged: Judged,
     chosen: RejectionSettings,
     levels: Levels,
+    organs: LabelMap | None,
 ) -> dict[str, Any]:
     null = judged.verdict.null
     draws = 0 if null in ("none", "cohort") else chosen.n_surrogates if null == "surrogate-max" else chosen.n_draws
@@ -278,7 +279,7 @@ def _configuration(
         "anchors": search.to_json(),
         "settings": how.to_json(),
         "proposal": proposed.to_json(),
-        "judgement": judgement_record(judged.verdict.candidates, draws=draws, null=null),
+        "judgement": judgement_record(judged.verdict.candidates, draws=draws, null=null, organs=organs),
         "levels": levels.to_json(),
         "rejection": chosen.to_json(),
     }

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from anatrust.image.volumes import LabelMap
 from anatrust.pipeline.finding import Finding
 from anatrust.rejection.candidate import Candidate
 
@@ -19,7 +20,9 @@ _SCATTERED = 3
 _SLOW_SHARE = 0.5
 
 
-def judgement_record(candidates: Sequence[Candidate], *, draws: int, null: str) -> dict[str, Any]:
+def judgement_record(
+    candidates: Sequence[Candidate], *, draws: int, null: str, organs: LabelMap | None = None
+) -> dict[str, Any]:
     """What rejection did, as plain values for ``run.json``.
 
     Parameters
@@ -30,9 +33,16 @@ def judgement_record(candidates: Sequence[Candidate], *, draws: int, null: str) 
         Null draws (or surrogates) a candidate, the B of the paper.
     null
         The null that was used.
+    organs
+        The whole anatomy, where one was given: says in which organ each candidate's centre lies.
     """
     gates = Counter(c.reason[:7] for c in candidates if c.reason.startswith("gate "))
-    tissues = Counter(c.tissue for c in candidates if c.tissue)
+    places: Counter[str] = Counter()
+    for candidate in candidates if organs is not None else ():
+        assert organs is not None
+        number = int(organs.array[tuple(round(v) for v in candidate.centroid_index)])
+        if number:
+            places[organs.names.get(number, f"label {number}")] += 1
     return {
         "candidates": len(candidates),
         "tested": sum(c.p_value is not None for c in candidates),
@@ -40,7 +50,7 @@ def judgement_record(candidates: Sequence[Candidate], *, draws: int, null: str) 
         "rejected": sum(c.decision == "rejected" for c in candidates),
         "undecidable": sum(c.decision == "undecidable" for c in candidates),
         "refused_by": {gate.split(" ")[1]: count for gate, count in sorted(gates.items())},
-        "tissues": dict(sorted(tissues.items())),
+        "organs": dict(sorted(places.items())),
         "null": null,
         "draws": draws,
     }
@@ -140,7 +150,7 @@ def _planner(configuration: Mapping[str, Any]) -> list[Finding]:
         doubts.append(f"the planner fell back to its rules ({plan['fallback']})")
     if plan["tumour"] is None:
         doubts.append("the words name no tumour type that is known, only an organ")
-    organs = [tissue for tissue in judgement["tissues"] if not tissue.startswith("shell of body")]
+    organs = list(judgement["organs"])
     if len(organs) >= _SCATTERED:
         doubts.append(f"the candidates lie in {len(organs)} organs ({', '.join(organs)})")
     if not doubts:

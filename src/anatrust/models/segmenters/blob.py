@@ -23,6 +23,8 @@ __all__ = ["BlobSegmenter", "load"]
 _MOST_VALUES = 2_000_000
 _SLAB_VOXELS = 8_000_000
 _WIDE = 2.5
+# Voxels: below this a Gaussian smooths nothing, and every noisy voxel stands out.
+_NARROW = 0.8
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ class BlobSegmenter:
         if core.any():
             middle = _middle(array, core)[0]
             for smoothing in self.smoothings:
-                smooth = _smooth_inside(array, inside, middle, [smoothing / step for step in grid.spacing])
+                smooth = _smooth_inside(
+                    array, inside, middle, [max(smoothing / step, _NARROW) for step in grid.spacing]
+                )
                 centre, spread = _middle(smooth, core)
                 if spread > 0:
                     stands_out = True
