@@ -124,6 +124,7 @@ class BlobSegmenter:
         del best
         if stands_out:
             found -= np.float32(self.contrast)
+            np.clip(found, -15, 15, out=found)
             found *= -2
             np.exp(found, out=found)
             found += 1
