@@ -163,6 +163,33 @@ def test_names_without_an_anatomy_are_refused(scan: Path, mask: Path, capsys: py
     assert "--anatomy, which is missing" in one_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--flag-rate", "7"], "flag_rate"),
+        (["--sensitivity", "2"], "sensitivity"),
+        (["--detectors", "x"], "detector 'x'"),
+    ],
+)
+def test_options_of_fit_are_checked_where_the_cohort_does_not_use_them(
+    scan: Path, mask: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"id,image,mask,lesion_free\n1,{scan},{mask},true\n")
+    assert run(["fit", str(table), "-o", str(tmp_path / "p.profile"), *more]) == 2
+    assert message in one_line(capsys)
+    assert not (tmp_path / "p.profile").exists()
+
+
+def test_a_file_in_the_place_of_a_folder_is_a_wrong_argument(
+    scan: Path, mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"id,image,mask,truth\n1,{scan},{mask},{mask}\n")
+    assert run(["evaluate", str(table), "-o", str(scan)]) == 2
+    assert "is a file: give a folder" in one_line(capsys)
+
+
 def test_an_unknown_modality_is_refused_before_a_table_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fit", "no-such.csv", "-o", "x", "--modality", "XRAY"]) == 2
     assert "--modality 'XRAY': choose one of CT" in one_line(capsys)

@@ -11,6 +11,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from anatrust.cli.main import run
+from anatrust.errors import InputError
 from anatrust.image import read_mask, read_scan, write_scan
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import Mask, Scan
@@ -132,6 +133,21 @@ def test_assess_says_what_screening_found(folder: Path, tmp_path: Path) -> None:
     assert "The model may not be fit for this scan." in card
     assert "Nearest usual scans" in card
     assert "All 8 crops" in card  # the scan is no larger than a crop
+
+
+def test_a_profile_is_of_one_modality(folder: Path) -> None:
+    """A scan that does not say its modality is taken for the profile's; one of another is refused."""
+    profile = fit(Cohort.read(table(folder, USUAL)), flag_rate=0.1, modality="MR")
+    paths = [folder / f"52-{what}.nii.gz" for what in ("scan", "mask")]
+    silent = assess(*paths, profile=profile, kind="organ")
+    said = assess(*paths, profile=profile, kind="organ", modality="MR")
+    assert silent.screening is not None
+    assert said.screening is not None
+    assert silent.screening.abnormality == said.screening.abnormality
+    assert silent.scan.modality == "MR"
+    assert [f.code for f in silent.findings if f not in said.findings] == ["modality-of-the-profile"]
+    with pytest.raises(InputError, match="fitted on MR and this scan is CT"):
+        assess(*paths, profile=profile, kind="organ", modality="CT")
 
 
 def test_empty_predictions_are_a_verdict_of_their_own(folder: Path) -> None:

@@ -180,6 +180,17 @@ def test_decisions_fall_to_the_safe_side(
     assert words in " ".join(reasons)
 
 
+def test_what_else_is_wrong_is_said_beside_candidates_that_could_not_be_decided() -> None:
+    strange = Screening("a", 3.0, 0.05, 0.05, 0.05, "strange", ("stranger than all",))
+    decision, reasons = decide([WARNING], candidates("undecidable"), screening=strange)
+    assert decision == "abstain"
+    assert [r.split(":")[0] for r in reasons] == [
+        "the only candidate could not be decided",
+        "screening",
+        "Something is odd.",
+    ]
+
+
 @given(
     st.lists(st.sampled_from(["kept", "rejected", "undecidable", None]), max_size=5),
     st.lists(st.sampled_from(["info", "warning", "error"]), max_size=3),

@@ -65,6 +65,7 @@ def evaluate_command(
     from anatrust.metrics.surface import HausdorffDefinition
     from anatrust.pipeline.cohort import Cohort
     from anatrust.pipeline.evaluate import EvaluationSettings, evaluate
+    from anatrust.pipeline.outputs import check_output_folder
 
     if empty not in ("stated", "undefined"):
         raise InputError(f"--empty is stated or undefined, not {empty!r}")
@@ -80,6 +81,7 @@ def evaluate_command(
     )
     begin = time.perf_counter()
     table = Cohort.read(cohort)
+    check_output_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     rows = out / "rows"
     rows.mkdir(exist_ok=True)

@@ -69,7 +69,9 @@ def run(arguments: Sequence[str]) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail("no space is left on the disk: free some, or write to another one", FAILED, verbose)
         where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}", FAILED, verbose)
+        # A path that cannot be used is a wrong argument, wherever it was noticed.
+        wrong = isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError | PermissionError)
+        return _fail(f"{error.strerror or error}{where}", BAD_INPUT if wrong else FAILED, verbose)
     except Exception as error:  # the last line of defence: still one line, still exit code 1
         hint = "" if verbose else "; run again with -v for details"
         return _fail(f"unexpected {type(error).__name__}: {error}{hint}", FAILED, verbose)

@@ -18,7 +18,15 @@ from anatrust.pipeline.case import Names, mask_kind, read_case
 from anatrust.pipeline.finding import worst
 from anatrust.pipeline.fit_rejection import Progress
 from anatrust.pipeline.inspect import inspect_scan
-from anatrust.pipeline.judging import add_screening, add_sets, judge_lesions, judge_organs, judge_settings, not_judged
+from anatrust.pipeline.judging import (
+    add_screening,
+    add_sets,
+    case_for,
+    judge_lesions,
+    judge_organs,
+    judge_settings,
+    not_judged,
+)
 from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.outputs import check_output_folder
 from anatrust.pipeline.profile import Profile
@@ -160,10 +168,11 @@ def assess(
             names=names,
             anatomy_names=anatomy_names,
         )
+        case, remarks = case_for(fitted, case)
         shows: Kind = mask_kind(case.labels) if kind == "auto" else kind
         chosen = judge_settings(settings, fitted, case, levels) if shows == "lesion" else RejectionSettings()
     with run.stage("inspect"):
-        findings = inspect_scan(case.scan, case.labels, case.probabilities, kind=shows)
+        findings = (*inspect_scan(case.scan, case.labels, case.probabilities, kind=shows), *remarks)
     base = Verdict(
         "review",
         ("not judged yet",),

@@ -40,13 +40,27 @@ def decide(
     if candidates and len(open_ones) == len(candidates):
         what = "the only candidate" if len(candidates) == 1 else f"none of the {len(candidates)} candidates"
         verb = "could not be decided" if len(candidates) == 1 else "could be decided"
-        return "abstain", (f"{what} {verb}: {open_ones[0].reason or 'see its row'}",)
+        first = f"{what} {verb}: {open_ones[0].reason or 'see its row'}"
+        return "abstain", (first, *_others(findings, structures, sets, screening))
     reasons = []
     if rejected:
         reasons.append(f"{_count(rejected, candidates)} rejected: not shown to differ from normal tissue")
     if open_ones:
         reasons.append(f"{_count(open_ones, candidates)} undecidable: the reason stands in the candidate's row")
-    reasons += [f"{s.name}: {', '.join(s.failed)}" for s in structures if s.failed]
+    reasons += _others(findings, structures, sets, screening)
+    if not candidates and not structures:
+        reasons.append("nothing was tested: the mask holds no candidate and no structure")
+    return ("review", tuple(reasons)) if reasons else ("accept", (ACCEPT_MEANS,))
+
+
+def _others(
+    findings: Sequence[Finding],
+    structures: Sequence[StructureCheck],
+    sets: Sequence[SetSummary],
+    screening: Screening | None,
+) -> list[str]:
+    """Reasons to look that are no candidates."""
+    reasons = [f"{s.name}: {', '.join(s.failed)}" for s in structures if s.failed]
     if screening is not None and not screening.passed:
         reasons += [f"screening: {sentence}" for sentence in screening.reasons]
     reasons += [
@@ -55,10 +69,7 @@ def decide(
         for side, feasible in (("inner", s.inner_feasible), ("outer", s.outer_feasible))
         if not feasible
     ]
-    reasons += [f.sentence for f in findings if f.severity == "warning"]
-    if not candidates and not structures:
-        reasons.append("nothing was tested: the mask holds no candidate and no structure")
-    return ("review", tuple(reasons)) if reasons else ("accept", (ACCEPT_MEANS,))
+    return reasons + [f.sentence for f in findings if f.severity == "warning"]
 
 
 def _count(some: Sequence[Candidate], every: Sequence[Candidate]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anatrust.errors import InputError
 from anatrust.models.encoders import EncoderChoice
+from anatrust.ood.detectors import make_detector
 from anatrust.pipeline.case import Names
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit_rejection import Progress, fit_rejection
@@ -103,6 +104,11 @@ def fit(
     Of each section its own, see `CohortNull` and `conformalize`: patients exchangeable, same
     segmenter, same settings.
     """
+    for name, share in (("flag_rate", flag_rate), ("sensitivity", sensitivity)):
+        if not 0 < share < 1:
+            raise InputError(f"{name} is a share between 0 and 1, not {share}")
+    for detector in detectors or ():
+        make_detector(detector)
     if not 0 < alpha < 1 or (assurance is not None and not 0 < assurance < 1):
         raise InputError(f"alpha and assurance lie between 0 and 1, not at {alpha} and {assurance}")
     folder = None if cache is None else Path(cache)

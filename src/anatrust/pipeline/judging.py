@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from anatrust.errors import GeometryError, InputError
-from anatrust.image.volumes import Mask
+from anatrust.image.volumes import Mask, Modality
 from anatrust.pipeline.bounds import StructureBounds, bound_sentences, predict_bounds
 from anatrust.pipeline.case import Case
 from anatrust.pipeline.decide import decide
+from anatrust.pipeline.finding import Finding
 from anatrust.pipeline.fit_rejection import without_level
 from anatrust.pipeline.labelled import derived_mask
 from anatrust.pipeline.levels import Levels
@@ -27,8 +28,18 @@ if TYPE_CHECKING:
     from anatrust.ood.explain import Explanation
     from anatrust.rejection.result import Rejection
 
-__all__ = ["Judged", "add_screening", "add_sets", "judge_lesions", "judge_organs", "judge_settings", "not_judged"]
+__all__ = [
+    "Judged",
+    "add_screening",
+    "add_sets",
+    "case_for",
+    "judge_lesions",
+    "judge_organs",
+    "judge_settings",
+    "not_judged",
+]
 
+_OTHER_MODALITY = "the profile was fitted on {} and this scan is {}: use a profile of the same modality"
 # How far the sentence about each null's p-values holds under the assumption it names.
 _STRENGTH: dict[str, Strength] = {"cohort": "exact", "placement": "exact", "surrogate-max": "approximate"}
 
@@ -53,6 +64,32 @@ class Judged:
         for other in (self.rejected, self.undecidable):
             if not other.grid.same_as(self.kept.grid):
                 raise GeometryError("the masks of kept, rejected and undecidable candidates must share one grid")
+
+
+def case_for(profile: Profile | None, case: Case) -> tuple[Case, tuple[Finding, ...]]:
+    """The case as the profile takes it: of a scan that does not say its modality, that of the profile.
+
+    Sets, bounds and screening learnt how grey values of one modality look, so a profile is never
+    used on another one.
+
+    Raises
+    ------
+    InputError
+        If scan and profile are known to be of two modalities.
+    """
+    if profile is None or profile.modality == "unknown" or profile.modality == case.scan.modality:
+        return case, ()
+    if case.scan.modality == "unknown":
+        finding = Finding(
+            "info",
+            "modality-of-the-profile",
+            f"Nothing says the scan's modality, so it was taken for {profile.modality}, like the profile's scans.",
+            "Say --modality, and use a profile of that modality.",
+        )
+        return replace(case, scan=replace(case.scan, modality=cast(Modality, profile.modality))), (finding,)
+    if any((profile.sets, profile.bounds, profile.screening)):
+        raise InputError(_OTHER_MODALITY.format(profile.modality, case.scan.modality))
+    return case, ()
 
 
 def judge_settings(
@@ -88,10 +125,7 @@ def judge_settings(
                 "--anatomy likewise"
             )
         if "unknown" not in (profile.modality, case.scan.modality) and profile.modality != case.scan.modality:
-            raise InputError(
-                f"the profile was fitted on {profile.modality} and this scan is {case.scan.modality}: use a profile of "
-                "the same modality"
-            )
+            raise InputError(_OTHER_MODALITY.format(profile.modality, case.scan.modality))
     return replace(asked, alpha=levels.candidates)
 
 

@@ -26,7 +26,15 @@ from anatrust.pipeline.decide import decide
 from anatrust.pipeline.finding import Finding, worst
 from anatrust.pipeline.fit_rejection import Progress
 from anatrust.pipeline.inspect import inspect_scan
-from anatrust.pipeline.judging import Judged, add_screening, add_sets, judge_lesions, judge_settings, not_judged
+from anatrust.pipeline.judging import (
+    Judged,
+    add_screening,
+    add_sets,
+    case_for,
+    judge_lesions,
+    judge_settings,
+    not_judged,
+)
 from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.outputs import check_output_folder
 from anatrust.pipeline.profile import Profile
@@ -177,10 +185,10 @@ def segment(
             tell=lambda done, of: run.say("segment", f"segment region {done + 1} of {of}"),
         )
     chances = proposed.probabilities if model.capabilities.probabilities else None
-    case = Case(image, proposed.labels, chances, search.tissue)
+    case, remarks = case_for(fitted, Case(image, proposed.labels, chances, search.tissue))
     chosen = judge_settings(settings, fitted, case, levels)
     with run.stage("inspect"):
-        findings = (*search.findings, *proposed.findings, *inspect_scan(image, proposed.labels, chances))
+        findings = (*search.findings, *proposed.findings, *inspect_scan(image, proposed.labels, chances), *remarks)
     base = Verdict(
         "review",
         ("not judged yet",),
