@@ -212,8 +212,20 @@ def _anchors(names: list[str] | None, device: str) -> tuple[AnchorProvider, ...]
     made = []
     for text in names or []:
         name, _, path = text.partition("=")
-        made.append(load_anchors(name, path or None, device=device))
+        # The registry stands below the rooms of the methods and cannot load theirs.
+        made.append(
+            _reference_anchors(path) if name == "reference" else load_anchors(name, path or None, device=device)
+        )
     return tuple(made)
+
+
+def _reference_anchors(path: str) -> AnchorProvider:
+    from anatrust.pipeline.bank_file import load_bank
+    from anatrust.reference.anchors import ReferenceAnchors
+
+    if not path:
+        raise InputError("anchors from references need a bank: --anchors reference=FILE.bank")
+    return ReferenceAnchors(load_bank(path))
 
 
 def _cohort(

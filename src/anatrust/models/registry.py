@@ -242,6 +242,12 @@ _ENTRIES = (
         module="totalsegmentator",
     ),
     ModelEntry(
+        "reference",
+        "anchors",
+        "organs carried over from labelled scans of other people: --anchors reference=FILE.bank",
+        "Apache-2.0",
+    ),
+    ModelEntry(
         "prompted",
         "anchors",
         "asks the segmenter itself for the organ, through mirrored views",
