@@ -21,6 +21,8 @@ __all__ = ["Cell", "Context", "Study", "read_result", "run_study", "study_names"
 SCHEMA_VERSION = 1
 
 _STUDIES = {
+    "rau-references": "anatrust.studies.rau_references",
+    "rau-registration": "anatrust.studies.rau_registration",
     "null-validity": "anatrust.studies.null_validity",
     "planted-lesions": "anatrust.studies.planted_lesions",
     "r2seg-ablation": "anatrust.studies.r2seg_ablation",
