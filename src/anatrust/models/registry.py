@@ -266,6 +266,12 @@ _ENTRIES = (
         "Apache-2.0; the model's own",
     ),
     ModelEntry(
+        "correspondence",
+        "reasoner",
+        "dense matching of local features, then a random walk along the image's edges; no training, any encoder",
+        "Apache-2.0",
+    ),
+    ModelEntry(
         "registration",
         "reasoner",
         "affine and demons by SimpleITK, then locally weighted label fusion over the references; no weights",

@@ -161,7 +161,11 @@ def _reasoner(wanted: str | Reasoner) -> Reasoner:
         from anatrust.reference.registration_reasoner import RegistrationReasoner
 
         return RegistrationReasoner()
-    raise InputError(f"there is no reasoner {wanted!r}: choose registration")
+    if wanted == "correspondence":
+        from anatrust.reference.correspondence_reasoner import CorrespondenceReasoner
+
+        return CorrespondenceReasoner()
+    raise InputError(f"there is no reasoner {wanted!r}: choose registration or correspondence")
 
 
 def _bank(bank: ReferenceBank | str | Path | None, reference: object, labels: object) -> ReferenceBank | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from anatrust.reference.bank import ReferenceBank, Retrieval, slices_of
+from anatrust.reference.correspondence_reasoner import CorrespondenceReasoner
 from anatrust.reference.descriptor import ScanDescriptor
 from anatrust.reference.registration_reasoner import RegistrationReasoner
 from anatrust.reference.relations import broken_relations, relations_of
 
 __all__ = [
+    "CorrespondenceReasoner",
     "ReferenceBank",
     "RegistrationReasoner",
     "Retrieval",

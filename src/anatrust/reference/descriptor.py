@@ -18,7 +18,7 @@ from anatrust.image.orientation import canonical
 from anatrust.image.volumes import Scan
 from anatrust.models.protocols import Encoder
 
-__all__ = ["Described", "ScanDescriptor", "mutual_share"]
+__all__ = ["Described", "ScanDescriptor", "mutual_share", "reduced"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -64,7 +64,7 @@ class ScanDescriptor:
         if features.shape[: scan.grid.ndim] != scan.grid.shape or not np.isfinite(features).all():
             raise InputError(f"the encoder {self.encoder.name} gave no finite features for every voxel")
         moved = canonical(features, scan.grid)[0]
-        cells = np.stack([_reduced(moved[..., f], _CELLS[scan.grid.ndim]) for f in range(moved.shape[-1])], axis=-1)
+        cells = np.stack([reduced(moved[..., f], _CELLS[scan.grid.ndim]) for f in range(moved.shape[-1])], axis=-1)
         patches = cells.reshape(-1, cells.shape[-1])
         return Described(_unit(np.concatenate([patches.mean(axis=0), patches.std(axis=0)])), _unit(patches))
 
@@ -101,7 +101,7 @@ def _by_hand(scan: Scan) -> Described:
     low, high = (float(v) for v in np.percentile(array, (0.5, 99.5)))
     if not high > low:
         raise InputError("the scan has one grey value nearly everywhere: there is nothing to describe")
-    small = _reduced(np.clip((array - low) / (high - low), 0, 1), size)
+    small = reduced(np.clip((array - low) / (high - low), 0, 1), size)
     slopes = [np.asarray(s, dtype=np.float32) for s in np.gradient(small)]
     strength = np.sqrt(np.sum([s**2 for s in slopes], axis=0))
     kinds = _directions(slopes, strength)
@@ -131,8 +131,14 @@ def _directions(slopes: list[Floats], strength: Floats) -> npt.NDArray[np.intp]:
     return np.asarray(2 * axis + sign, dtype=np.intp) if strength.size else axis
 
 
-def _reduced(array: Floats, size: int) -> Floats:
-    """Block means on ``size`` cells an axis (linear where there are fewer voxels)."""
+def reduced(array: Floats, size: int) -> Floats:
+    """Block means on ``size`` cells an axis, exact for any number of voxels; linear where there are fewer.
+
+    Examples
+    --------
+    >>> reduced(np.arange(6, dtype=np.float32), 3), reduced(np.array([1, 2, 6], np.float32), 2)
+    (array([0.5, 2.5, 4.5], dtype=float32), array([1.3333334, 4.6666665], dtype=float32))
+    """
     from scipy import ndimage
 
     work = array
