@@ -91,7 +91,9 @@ def documented(page: Path, package: str) -> list[str]:
     return directive.findall(page.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("page", "package"), [("python", "anatrust"), ("metrics", "anatrust.metrics")])
+@pytest.mark.parametrize(
+    ("page", "package"), [("python", "anatrust"), ("metrics", "anatrust.metrics"), ("reference", "anatrust.reference")]
+)
 def test_the_reference_is_the_public_surface(page: str, package: str) -> None:
     names = documented(DOCS / "reference" / f"{page}.md", package)
     assert len(names) == len(set(names))

@@ -292,17 +292,27 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     for key, r in s["warp"].items():
         kind, amount = key.split("/")
         told = "as it is" if kind == "none" else f"{kind} {amount}{_UNITS[kind]}"
-        warps.append([told, f"{r['mean']:.2f}", f"{r['least']:.2f}", r["n"]])
+        mine = [c["k1"]["structures"] for k, c in result["cells"].items() if k.startswith(f"warp/{key}/")]
+        drawn = [one["found"] for structures in mine for one in structures.values()]
+        null = f"{len(drawn) - sum(drawn)} of {len(drawn)}"
+        warps.append([told, f"{r['mean']:.2f}", f"{r['least']:.2f}", r["n"], null])
     organs = sorted({name for r in s["slices"].values() for name in r["organs"]})
     by_organ = [
-        [name.replace("_", " "), *(f"{r['organs'].get(name, float('nan')):.2f}" for r in s["slices"].values())]
+        [
+            name.replace("_", " "),
+            *(f"{r['organs'][name]:.2f}" if name in r["organs"] else "–" for r in s["slices"].values()),
+        ]
         for name in organs
     ]
+    ranked = {"hippocampus, k = 5": s["ranking"]}
+    ranked |= {f"CT slices, neighbours at {5 * int(gap)} mm": r["ranking"] for gap, r in s["slices"].items()}
+    ranking = [[what, "–" if value is None else f"{value:.2f}"] for what, value in ranked.items()]
     return {
         "hippocampus": markdown_table(header, rows),
         "slices": markdown_table(["neighbours at", "mean Dice", "organs", "missed", "absent organs told null"], slices),
         "organs": markdown_table(["organ", *(f"{5 * int(gap)} mm" for gap in s["slices"])], by_organ),
-        "warp": markdown_table(["the scan seen", "mean Dice, k = 1", "lowest patient", "patients"], warps),
+        "warp": markdown_table(["the scan seen", "mean Dice, k = 1", "lowest patient", "patients", "null"], warps),
+        "ranking": markdown_table(["structures", "rank correlation of confidence and Dice"], ranking),
     }
 
 

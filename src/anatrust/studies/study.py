@@ -21,8 +21,6 @@ __all__ = ["Cell", "Context", "Study", "read_result", "run_study", "study_names"
 SCHEMA_VERSION = 1
 
 _STUDIES = {
-    "rau-references": "anatrust.studies.rau_references",
-    "rau-registration": "anatrust.studies.rau_registration",
     "null-validity": "anatrust.studies.null_validity",
     "planted-lesions": "anatrust.studies.planted_lesions",
     "r2seg-ablation": "anatrust.studies.r2seg_ablation",
@@ -30,6 +28,7 @@ _STUDIES = {
     "r2seg-baseline": "anatrust.studies.r2seg_baseline",
     "r2seg-planner": "anatrust.studies.r2seg_planner",
     "r2seg-roc": "anatrust.studies.r2seg_roc",
+    "rau-references": "anatrust.studies.rau_references",
     "rau-registration": "anatrust.studies.rau_registration",
     "real-tumours": "anatrust.studies.real_tumours",
     "rfdeep-ablation": "anatrust.studies.rfdeep_ablation",
