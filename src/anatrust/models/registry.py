@@ -254,6 +254,16 @@ _ENTRIES = (
         "Apache-2.0",
     ),
     ModelEntry(
+        "organ-unet",
+        "anchors",
+        "small 3-D U-Net trained on made-up images (SynthSeg); offers the liver, on CT and MR; weights in the package",
+        "Apache-2.0; trained on AMOS22 (CC BY 4.0) and phantoms",
+        extra="deep",
+        requires=("torch", "safetensors"),
+        module="organ_unet",
+        embedded=True,
+    ),
+    ModelEntry(
         "rules",
         "planner",
         "looks the tumour's words up in the knowledge table; no network",

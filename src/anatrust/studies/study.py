@@ -22,6 +22,7 @@ SCHEMA_VERSION = 1
 
 _STUDIES = {
     "null-validity": "anatrust.studies.null_validity",
+    "organ-anchors": "anatrust.studies.organ_anchors",
     "planted-lesions": "anatrust.studies.planted_lesions",
     "r2seg-ablation": "anatrust.studies.r2seg_ablation",
     "r2seg-anchors": "anatrust.studies.r2seg_anchors",

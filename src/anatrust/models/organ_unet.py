@@ -1,0 +1,258 @@
+"""The embedded organ model: where the main organs of the trunk lie, on CT and MR alike (extra ``deep``)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.errors import FormatError, InputError
+from anatrust.image.grid import Grid
+from anatrust.image.orientation import canonical, restore
+from anatrust.image.resample import resample_probabilities, resample_scan
+from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
+from anatrust.models.organ_unet_synthesis import even_intensities
+
+if TYPE_CHECKING:
+    from anatrust.models.unet import UNet
+
+__all__ = [
+    "ORGAN_CLASSES",
+    "OrganCard",
+    "OrganModel",
+    "embedded_organ_model",
+    "label_organs",
+    "middle_of",
+    "on_sides",
+    "organ_card",
+]
+
+Floats = npt.NDArray[np.float32]
+
+ORGAN_CLASSES = (
+    "background",
+    "liver",
+    "spleen",
+    "kidneys",
+    "pancreas",
+    "stomach",
+    "bladder",
+    "lungs",
+    "aorta",
+    "spine",
+)
+"""The classes, in the order of the network's channels."""
+
+_SPACING = 10.0
+_SMALLEST = 3  # voxels of 10 mm along each axis: thinner scans show no organ
+_SPECK = 0.2
+_FOLDER = "organ_unet_weights"
+
+
+@dataclass(frozen=True)
+class OrganCard:
+    """What is known of the embedded weights.
+
+    Parameters
+    ----------
+    dice
+        Mean Dice, by organ, of these weights on patients they have not seen.
+    patients
+        Dice patient by patient, that of the reverse training (without the patient these weights know) too.
+    offered
+        Organs offered as anchors: those of a mean Dice of at least 0.7.
+    facts
+        Data, licence, limits, recipe: sentences for people.
+    """
+
+    dice: Mapping[str, float]
+    patients: Mapping[str, Mapping[str, float]]
+    offered: tuple[str, ...]
+    facts: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> OrganCard:
+        """A card from its JSON values."""
+        return cls(dict(plain["dice"]), dict(plain["patients"]), tuple(plain["offered"]), dict(plain["facts"]))
+
+
+@lru_cache(maxsize=1)
+def organ_card() -> OrganCard:
+    """The card of the weights in the package; needs no torch.
+
+    Examples
+    --------
+    >>> set(organ_card().offered) <= set(ORGAN_CLASSES)
+    True
+    """
+    text = files("anatrust.models").joinpath(_FOLDER, "card.json").read_text(encoding="utf-8")
+    return OrganCard.from_json(json.loads(text))
+
+
+class OrganModel:
+    """A U-Net over the trunk at 10 mm, trained on made-up images of real and phantom anatomy (SynthSeg).
+
+    Parameters
+    ----------
+    network
+        A 3-D network whose classes are :data:`ORGAN_CLASSES`.
+    device
+        ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    FormatError
+        If the network has other classes.
+
+    References
+    ----------
+    Billot et al., SynthSeg: segmentation of brain MRI scans of any contrast and resolution without
+    retraining, Medical Image Analysis 2023.
+    """
+
+    def __init__(self, network: UNet, *, device: str = "cpu") -> None:
+        if network.config.classes != ORGAN_CLASSES or network.config.ndim != 3:
+            raise FormatError(f"the organ model has the classes {', '.join(network.config.classes)}: train it again")
+        self.network = network.to(device).eval()
+        self.device = device
+        digest = hashlib.sha256()
+        for key, value in sorted(network.state_dict().items()):
+            digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        self.digest = digest.hexdigest()
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> OrganModel:
+        """The model that :func:`~anatrust.models.organ_unet_training.train_organ_unet` saved in a folder."""
+        from anatrust.models.unet import UNet
+
+        return cls(UNet.load(folder), device=device)
+
+    def views(self, scan: Scan) -> tuple[ProbabilityMap, ProbabilityMap]:
+        """What the network says of the scan and of its mirror image, both on one grid of 10 mm.
+
+        Memory is that of the 10 mm grid: some 50 MB for a whole trunk.
+
+        Raises
+        ------
+        InputError
+            If the scan is no volume, has no spacing in mm, or is thinner than 110 mm.
+        """
+        import torch
+
+        if scan.grid.ndim != 3 or not scan.grid.spacing_known:
+            raise InputError("organs are found in volumes with a spacing in mm: give one, or an anatomy")
+        coarse = _coarse(scan)
+        if min(coarse.grid.shape) < _SMALLEST:
+            raise InputError(f"the scan is thinner than {_SMALLEST * _SPACING:g} mm: no organ can be found in it")
+        image = even_intensities(coarse.array)
+        found = []
+        with torch.no_grad():
+            for mirrored in (False, True):
+                seen = np.ascontiguousarray(image[::-1] if mirrored else image)
+                logits = self.network(torch.from_numpy(seen)[None, None].to(self.device))
+                shares = logits.float().softmax(1)[0].cpu().numpy()
+                found.append(shares[:, ::-1] if mirrored else shares)
+        one, other = (ProbabilityMap(np.ascontiguousarray(np.clip(f, 0, 1)), coarse.grid, ORGAN_CLASSES) for f in found)
+        return one, other
+
+    def organs(self, scan: Scan) -> LabelMap:
+        """Every class where it is the most probable one, on the scan's grid; kidneys as one, specks dropped.
+
+        Guarantee
+        ---------
+        None. `organ_card` says what Dice was measured on which patients.
+        """
+        one, other = self.views(scan)
+        return label_organs(replace(one, array=(one.array + other.array) / 2), scan.grid)
+
+
+def label_organs(shares: ProbabilityMap, grid: Grid) -> LabelMap:
+    """The most probable class of every voxel of a finer grid; one class at a time is brought there.
+
+    Pieces smaller than a fifth of an organ's largest are dropped.
+    """
+    best = np.zeros(grid.shape, dtype=np.float32)
+    labels = np.zeros(grid.shape, dtype=np.uint8)
+    winner = shares.array.argmax(axis=0)
+    for number, name in enumerate(shares.classes):
+        share = shares.array[number]
+        if number:
+            share = np.where(_specks(winner == number), 0, share).astype(np.float32)
+        # Outside the coarse grid there is nothing, so background wins there by being first.
+        fine = resample_probabilities(ProbabilityMap(share[None], shares.grid, (name,)), grid).array[0]
+        wins = fine > best
+        best[wins] = fine[wins]
+        labels[wins] = number
+    return LabelMap(labels, grid, dict(enumerate(shares.classes[1:], start=1)))
+
+
+def _specks(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Components much smaller than the largest."""
+    from scipy import ndimage
+
+    numbered, count = ndimage.label(mask)
+    if count < 2:
+        return np.zeros_like(mask)
+    sizes = np.bincount(numbered.ravel())
+    sizes[0] = 0
+    small = sizes < _SPECK * sizes.max()
+    small[0] = False
+    return np.asarray(small[numbered])
+
+
+def _coarse(scan: Scan) -> Scan:
+    """The scan in canonical order on a grid of 10 mm, smoothed first where voxels are much finer."""
+    from scipy import ndimage
+
+    array, grid = canonical(scan.array, scan.grid)
+    # Half the new voxel, as a camera's pixel would average; nothing where voxels are as coarse already.
+    blur = [max(0.0, 0.35 * (_SPACING / step - 1)) for step in grid.spacing]
+    smooth = ndimage.gaussian_filter(array.astype(np.float32), blur, mode="nearest", truncate=3)
+    shape = tuple(max(1, round(n * s / _SPACING)) for n, s in zip(grid.shape, grid.spacing, strict=True))
+    factor = np.array(grid.shape) / np.array(shape)
+    change = np.diag([*factor, 1.0])
+    change[:3, 3] = (factor - 1) / 2
+    target = Grid(shape, grid.affine @ change)
+    return resample_scan(Scan(smooth, grid), target)
+
+
+@lru_cache(maxsize=2)
+def embedded_organ_model(device: str = "cpu") -> OrganModel:
+    """The model whose weights are in the package.
+
+    Raises
+    ------
+    FormatError
+        If the files are damaged.
+    """
+    folder = files("anatrust.models").joinpath(_FOLDER)
+    return OrganModel.load(Path(str(folder)), device=device)
+
+
+def on_sides(mask: npt.NDArray[np.bool_], grid: Grid, middle: float) -> tuple[npt.NDArray[np.bool_], ...]:
+    """The parts of a mask to the left and to the right of a sagittal plane, ``middle`` mm in world x."""
+    straight, upright = canonical(mask, grid)
+    index = np.argwhere(straight)
+    right = np.zeros_like(straight)
+    if len(index):
+        beyond = upright.to_world(index)[:, 0] > middle
+        right[tuple(index[beyond].T)] = True
+    return restore(straight & ~right, grid), restore(right, grid)
+
+
+def middle_of(labels: LabelMap, scan: Scan) -> float:
+    """World x of the middle of the body: that of the spine, else of everything found, else of the frame."""
+    numbers: Sequence[int] = [ORGAN_CLASSES.index("spine"), ORGAN_CLASSES.index("aorta")]
+    for number in numbers:
+        index = np.argwhere(labels.array == number)
+        if len(index) >= 20:
+            return float(labels.grid.to_world(np.median(index, axis=0))[0])
+    return float(scan.grid.to_world((np.array(scan.grid.shape) - 1) / 2)[0])
