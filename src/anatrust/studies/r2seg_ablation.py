@@ -12,21 +12,22 @@ from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 from anatrust.studies.tissues import source_files
 
-__all__ = ["JUDGES_OF_ABLATION", "STUDY"]
+__all__ = ["AXIS_JUDGES", "JUDGES_OF_ABLATION", "STUDY"]
 
 _ALPHA = 0.10
 JUDGES_OF_ABLATION = ("segmenter alone", "gates alone", "gates + cohort", "cohort, no gates", "iid, as published")
 """The ways to judge of the main cells."""
 _MAIN = (
     ("phantom", "pixels", "regions"),
-    ("phantom", "pixels", "full frame"),
-    ("phantom", "threshold", "regions"),
-    ("phantom", "unet", "regions"),
+    ("phantom-mr", "pixels", "regions"),
     ("hippocampus", "pixels", "regions"),
+    ("hippocampus", "pixels", "full frame"),
     ("hippocampus", "unet", "regions"),
     ("cardiac", "pixels", "regions"),
 )
-_AXES = ("full frame", "mean fusion", "1 view", "all views", "with full frame", "Γ = 0.5", "Γ = 0.5, 1, 2")
+_AXES = ("full frame", "mean fusion", "1 view", "with full frame", "Γ = 0.5, 1, 2")
+AXIS_JUDGES = ("segmenter alone", "gates + cohort")
+"""The ways to judge along the axes of proposing."""
 _SHOWN = (
     "clear lesions",
     "lesions",
@@ -42,9 +43,9 @@ _SHOWN = (
 
 def _cells(context: Context) -> list[Cell]:
     wanted: list[tuple[str, str, str, tuple[str, ...]]] = [(w, n, v, JUDGES_OF_ABLATION) for w, n, v in _MAIN]
-    wanted += [("hippocampus", "unet", v, ("segmenter alone", "gates + cohort")) for v in _AXES]
+    wanted += [("hippocampus", "unet", v, AXIS_JUDGES) for v in _AXES]
     surrogate: tuple[str, ...] = ("gates + cohort", "gates + surrogate")
-    wanted += [("phantom", "pixels", "regions", surrogate), ("hippocampus", "pixels", "regions", surrogate)]
+    wanted += [("hippocampus", "pixels", "regions", surrogate)]
     if context.quick:
         wanted = [("hippocampus", "pixels", "regions", ("segmenter alone", "gates + cohort", "iid, as published"))]
     return [
@@ -61,8 +62,6 @@ def _cells(context: Context) -> list[Cell]:
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     p = cell.parameters
     limit = 24 if cell.key.endswith("surrogate") else None
-    if p["world"] == "phantom" and (p["segmenter"], p["variant"]) != ("pixels", "regions"):
-        limit = 80
     found = evaluate(p["world"], p["segmenter"], p["variant"], tuple(p["judges"]), context, limit=limit)
     return dict(found["judges"])
 

@@ -32,10 +32,8 @@ _SHOWN = ("clear lesions", "lesions", "specificity", "slice specificity", "area"
 _ANCHORS = (
     "true organ",
     "half of it",
-    "shifted 10 mm",
     "shifted 20 mm",
     "shifted 40 mm",
-    "dilated 10 mm",
     "dilated 20 mm",
     "eroded 8 mm",
     "spleen instead",
@@ -116,7 +114,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     model = segmenter("pixels", _WORLD, context)
     judges = {name: JUDGES[name] for name in ("segmenter alone", "gates + cohort")}
     nulls = _profile(context)
-    limit = 4 if context.quick else 40
+    limit = 4 if context.quick else 24
     anchoring = _anchoring(how, context.seed)
     found = outcomes_of(_WORLD, model, "regions", judges, nulls, context, anchoring=anchoring, limit=limit)
     result: dict[str, Any] = {name: numbers(o, seed=context.seed) for name, o in found.items()}

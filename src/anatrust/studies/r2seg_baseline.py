@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from anatrust.studies.r2seg_ablation import AXIS_JUDGES, JUDGES_OF_ABLATION
 from anatrust.studies.r2seg_cells import NEEDS, evaluate
 from anatrust.studies.r2seg_numbers import row
 from anatrust.studies.study import Cell, Context, Study
@@ -13,13 +14,18 @@ from anatrust.studies.tissues import source_files
 
 __all__ = ["STUDY"]
 
-_PAIRS = (
-    ("phantom", "pixels"),
-    ("phantom", "unet"),
-    ("phantom", "threshold"),
-    ("hippocampus", "pixels"),
-    ("hippocampus", "unet"),
-    ("cardiac", "pixels"),
+# Population, segmenter, proposal, tested patients (None: all), and the judges of the ablation that share the cell.
+_CELLS: tuple[tuple[str, str, str, int | None, tuple[str, ...]], ...] = (
+    ("phantom", "pixels", "regions", None, JUDGES_OF_ABLATION),
+    ("phantom", "pixels", "full frame", 40, ("segmenter alone",)),
+    ("phantom", "threshold", "regions", 40, ("segmenter alone",)),
+    ("phantom", "threshold", "full frame", 40, ("segmenter alone",)),
+    ("hippocampus", "pixels", "regions", None, JUDGES_OF_ABLATION),
+    ("hippocampus", "pixels", "full frame", None, JUDGES_OF_ABLATION),
+    ("hippocampus", "unet", "regions", None, JUDGES_OF_ABLATION),
+    ("hippocampus", "unet", "full frame", None, AXIS_JUDGES),
+    ("cardiac", "pixels", "regions", None, JUDGES_OF_ABLATION),
+    ("cardiac", "pixels", "full frame", None, ("segmenter alone",)),
 )
 _SHOWN = (
     "scan sensitivity",
@@ -36,25 +42,23 @@ _SHOWN = (
 
 
 def _cells(context: Context) -> list[Cell]:
-    pairs = (("hippocampus", "pixels"),) if context.quick else _PAIRS
+    wanted = [c for c in _CELLS if c[0] == "hippocampus" and c[1] == "pixels"] if context.quick else _CELLS
     return [
         Cell(
             f"{world}/{name}/{variant}",
-            {"world": world, "segmenter": name, "variant": variant},
+            {"world": world, "segmenter": name, "variant": variant, "limit": limit, "judges": list(judges)},
             files=source_files(world, context),
             needs=NEEDS,
         )
-        for world, name in pairs
-        for variant in ("full frame", "regions")
+        for world, name, variant, limit, judges in wanted
     ]
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     p = cell.parameters
-    limit = 60 if p["world"] == "phantom" else None
-    return dict(
-        evaluate(p["world"], p["segmenter"], p["variant"], ("segmenter alone",), context, limit=limit)["judges"]
-    )
+    judges = ("segmenter alone",) if context.quick else tuple(p["judges"])
+    found = evaluate(p["world"], p["segmenter"], p["variant"], judges, context, limit=p["limit"])
+    return {"segmenter alone": found["judges"]["segmenter alone"]}
 
 
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
