@@ -19,7 +19,6 @@ JUDGES_OF_ABLATION = ("segmenter alone", "gates alone", "gates + cohort", "cohor
 """The ways to judge of the main cells."""
 _MAIN = (
     ("phantom", "pixels", "regions"),
-    ("phantom-mr", "pixels", "regions"),
     ("hippocampus", "pixels", "regions"),
     ("hippocampus", "pixels", "full frame"),
     ("hippocampus", "unet", "regions"),
