@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -32,13 +33,29 @@ def test_the_pet_of_a_sarcoma_does_the_whole_job(shared_data: Path, tmp_path: Pa
     jsonschema.validate(plain, Verdict.json_schema())
     assert plain["null"] == "surrogate-max"
     assert plain["candidates"]
-    union = sum(np.asarray(nibabel.load(tmp_path / "out" / f"{n}.nii.gz").dataobj) for n in ("kept", "rejected"))
+    parts = [n for n in ("kept", "rejected", "undecidable") if n in plain["files"]]
+    union = sum(np.asarray(nibabel.load(tmp_path / "out" / plain["files"][n]).dataobj) for n in parts)
     drawn = np.asarray(nibabel.load(folder / "pet_tumour.nii.gz").dataobj) > 0
-    undecidable = sum(c["voxels"] for c in plain["candidates"] if c["decision"] == "undecidable")
-    assert union.max() <= 1
-    assert union.sum() + undecidable == drawn.sum()
+    assert np.array_equal(union, drawn)
     names = {"candidates.csv", "kept.nii.gz", "rejected.nii.gz", "report.html", "run.json", "verdict.json"}
-    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    assert {p.name for p in (tmp_path / "out").iterdir()} - {"undecidable.nii.gz"} == names
+
+
+def test_the_picture_of_the_readme_shows_what_its_caption_says(shared_data: Path, tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "tools" / "readme_picture.py"
+    spec = importlib.util.spec_from_file_location("readme_picture", path)
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    verdict = tool.judge(shared_data, tmp_path / "out")
+    assert [(c.name, c.decision) for c in verdict.candidates] == [("tumour", "kept"), ("other tissue", "rejected")]
+    assert (tmp_path / "out" / "report.html").is_file()
+    folder = shared_data / "sarcoma" / "002"
+    alone = anatrust("assess", "-i", folder / "pet.nii.gz", "-m", folder / "pet_tumour.nii.gz", "--json")
+    (candidate,) = json.loads(alone.stdout)["candidates"]
+    assert candidate["decision"] == "undecidable"
+    assert "independent patches" in candidate["reason"]
 
 
 def test_an_amos_scan_is_told_to_be_eight_bit(shared_data: Path, tmp_path: Path) -> None:
