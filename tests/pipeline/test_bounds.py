@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anatrust.errors import InputError
 from anatrust.image import read_mask, read_probabilities, read_scan
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap
@@ -17,9 +19,11 @@ from anatrust.metrics import dice, hd95
 from anatrust.pipeline.assess import assess
 from anatrust.pipeline.bounds import StructureBounds, bound_sentences, fit_bounds, predict_bounds
 from anatrust.pipeline.bounds_evidence import EVIDENCE, diameter_of, structure_evidence, structure_truth
+from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.verdict import Verdict
+from anatrust.pipeline.verify import verify
 from anatrust.statistics.loss_curves import quantise
 
 from .test_fit_sets import table, write_patient
@@ -202,3 +206,45 @@ def test_vacuous_bounds_say_nothing() -> None:
     found = predict_bounds(section, {1: quantise(p)}, {1: p}, {1: p > 0.5}, GRID)[0]
     assert (found.dice_lower, found.hd95_upper, found.volume_lower, found.diameter_upper) == (None,) * 4
     assert found.volume == 72
+
+
+def screened_table(folder: Path, name: str, rows: list[tuple[int, str]]) -> Cohort:
+    """Patients with truth and masks; the second entry says whether they are usual ("false") or not told ("")."""
+    with (folder / name).open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["id", "image", "probabilities", "mask", "truth", "outlier"])
+        for n, usual in rows:
+            files = [f"{n}-{what}.nii.gz" for what in ("scan", "soft", "mask", "truth")]
+            writer.writerow([n, *files, usual])
+    return Cohort.read(folder / name)
+
+
+def test_strangeness_is_evidence_where_screening_is_fitted(tmp_path: Path) -> None:
+    for number in range(40):
+        write_patient(tmp_path, number)
+    # Ten patients for screening alone; one of the thirty others is usual too.
+    rows = [(n, "false" if n < 11 else "") for n in range(40)]
+    profile = fit(screened_table(tmp_path, "cohort.csv", rows), flag_rate=0.2)
+    assert profile.screening is not None
+    assert profile.bounds is not None
+    assert profile.bounds.screened
+    assert all(len(p.coefficients) == 6 for one in profile.bounds.bounds.values() for k in one.predictors for p in k)
+    assert profile.bounds.patients < profile.sets.split["calibration"]  # type: ignore[union-attr]
+    profile.save(tmp_path / "p.profile")
+    again = Profile.load(tmp_path / "p.profile")
+    sources = [tmp_path / f"30-{what}.nii.gz" for what in ("scan", "mask")]
+    verdict = assess(*sources, probabilities=tmp_path / "30-soft.nii.gz", profile=again, kind="organ")
+    assert verdict.bounds[0].dice_lower is not None
+    result = verify(again, screened_table(tmp_path, "site.csv", [(n, "") for n in range(20, 40)]))
+    assert any("bound of Dice" in check.promise for check in result.checks)
+    with pytest.raises(InputError, match="need the scan's abnormality"):
+        predict_bounds(again.bounds, {1: quantise(block(1, 1, 1))}, {1: block(1, 1, 1)}, {1: block(1, 1, 1)}, GRID)  # type: ignore[arg-type]
+
+
+def test_screening_that_knows_the_patients_too_well_is_no_evidence(tmp_path: Path) -> None:
+    for number in range(24):
+        write_patient(tmp_path, number)
+    profile = fit(screened_table(tmp_path, "cohort.csv", [(n, "false") for n in range(24)]), flag_rate=0.2)
+    assert profile.bounds is not None
+    assert not profile.bounds.screened
+    assert any("was not used as evidence" in line for line in profile.not_fitted)

@@ -152,6 +152,30 @@ def test_sets_on_a_graph_of_the_segmenters_own_features(
         assess(*sources, encoder_weights=str(tmp_path / "other"), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("slices", [0.0, 1.0])
+def test_patches_are_averaged_without_a_copy_for_each_voxel(slices: float, tmp_path: Path) -> None:
+    """The same score from an encoder's patches as from its features at every voxel."""
+    torch = pytest.importorskip("torch")
+    from anatrust.image.volumes import Scan
+    from anatrust.models.encoders import make_encoder
+    from anatrust.models.unet import UNet, UNetConfig
+    from anatrust.pipeline.sets import DescribedScan, described_for
+
+    torch.manual_seed(0)
+    UNet(UNetConfig(3, ("background", "a"), (4, 8))).save(tmp_path / "net")
+    encoder = make_encoder(EncoderChoice("segmenter", str(tmp_path / "net")))
+    rng = np.random.default_rng(3)
+    scan = Scan(rng.normal(size=GRID.shape).astype(np.float32), GRID)
+    p = rng.uniform(size=GRID.shape)
+    walk = ScoreRecipe("graph", {"laziness": 0.5, "steps": 2, "slices": slices})
+    near = described_for(walk, scan, encoder)
+    assert np.asarray(near()).shape[:-1] != GRID.shape
+    by_voxel = walk.score(p, scan.array, GRID, DescribedScan(scan, encoder))
+    np.testing.assert_allclose(walk.score(p, scan.array, GRID, near), by_voxel, atol=1e-6)
+    plain = described_for(ScoreRecipe("encoder-lattice"), scan, encoder)
+    assert np.asarray(plain()).shape[:-1] == GRID.shape
+
+
 def test_profiles_without_deep_graphs_need_no_encoder(folder: Path) -> None:
     section = fit_sets(table(folder, range(12)), SetOptions(tune=False)).section
     assert section is not None

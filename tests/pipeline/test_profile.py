@@ -53,6 +53,20 @@ def test_the_first_schema_version_stays_readable() -> None:
     assert same(Profile.load(GOLDEN), example())
 
 
+def test_the_second_schema_version_stays_readable() -> None:
+    """Sets with groups, and bounds; written once by `fit` with version 0.1.0."""
+    profile = Profile.load(GOLDEN.with_name("golden_v2.profile"))
+    assert profile.sets is not None
+    assert profile.bounds is not None
+    assert [c.recipe.label for c in profile.sets.calibrations] == ["bilateral", "bilateral width=3"]
+    assert set(profile.sets.groups) == {"site A"}
+    assert profile.sets.split["groups"] == {"site A": [3, 13]}
+    assert profile.sets.choice.name == "local-descriptors"
+    assert profile.bounds.bounds["dice"].margin == pytest.approx(0.12563600782778775)
+    assert profile.bounds.history.shape == (13, 2)
+    assert sum(line.startswith("bounds of label") for line in profile.describe()) == 2
+
+
 def test_a_partial_profile_is_legal(tmp_path: Path) -> None:
     Profile("s", "unknown", "0" * 64, None, ("rejection: no lesion-free patient",)).save(tmp_path / "p.profile")
     assert Profile.load(tmp_path / "p.profile").rejection is None

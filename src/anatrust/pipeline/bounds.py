@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anatrust.errors import InputError
 from anatrust.image.grid import Grid
-from anatrust.pipeline.bounds_evidence import DIRECTIONS, QUANTITIES, diameter_of, structure_evidence
+from anatrust.pipeline.bounds_evidence import DIRECTIONS, EVIDENCE, QUANTITIES, diameter_of, structure_evidence
 from anatrust.statistics.conformal_bounds import BoundSide, ConformalBound, PatientEvidence, fit_bound
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
 SIDES: Mapping[str, BoundSide] = {"dice": "lower", "hd95": "upper", "volume": "interval", "diameter": "interval"}
 """Which side of each quantity is bounded."""
 
+_AGAINST = {"dice": -1, "hd95": 1, "volume": 0, "diameter": 0}
 _Bool = npt.NDArray[np.bool_]
 
 
@@ -71,6 +73,8 @@ class BoundsSection:
         Patients learnt from, none of them calibrated on.
     worth
         For each structure.
+    screened
+        Whether the abnormality that the profile's screening gives the scan is evidence too.
     history
         ``(patients, structures)`` mean sureness (see `sureness`) of each calibration patient, in an order
         that says nothing: what later scans are compared with when drift is looked for.
@@ -85,6 +89,7 @@ class BoundsSection:
     learnt: int
     worth: tuple[BoundsWorth, ...]
     history: npt.NDArray[np.float64]
+    screened: bool = False
 
     @property
     def patients(self) -> int:
@@ -102,6 +107,7 @@ class BoundsSection:
             "given_masks": self.given_masks,
             "learnt": self.learnt,
             "worth": [vars(one) for one in self.worth],
+            "screened": self.screened,
         }
         return plain, {"history": self.history}
 
@@ -118,6 +124,7 @@ class BoundsSection:
             int(plain["learnt"]),
             tuple(BoundsWorth(**one) for one in plain["worth"]),
             np.asarray(arrays["history"], dtype=np.float64),
+            bool(plain.get("screened", False)),
         )
 
     def describe(self) -> list[str]:
@@ -176,7 +183,8 @@ def fit_bounds(
     ----------
     learn, calibrate
         Evidence ``(scans, structures, 5)`` and targets ``(scans, structures, 4)`` of each patient, see
-        `structure_evidence` and `structure_truth`; no patient is in both.
+        `structure_evidence` and `structure_truth`; a sixth column of evidence is the scan's abnormality. No
+        patient is in both.
     alpha
         Promised share, for each quantity and all structures at once.
     structures, thresholds, given_masks
@@ -189,12 +197,15 @@ def fit_bounds(
     That of :func:`~anatrust.statistics.conformal_bounds.fit_bound`.
     """
     made: dict[str, ConformalBound] = {}
+    screened = learn[0][0].shape[-1] > len(EVIDENCE)
     for number, name in enumerate(QUANTITIES):
         pairs = [
             [PatientEvidence(evidence, targets[..., number]) for evidence, targets in patients]
             for patients in (learn, calibrate)
         ]
-        made[name] = fit_bound(pairs[0], pairs[1], SIDES[name], alpha, directions=DIRECTIONS[name])
+        # Strangeness can only speak against a mask.
+        directions = (*DIRECTIONS[name], _AGAINST[name]) if screened else DIRECTIONS[name]
+        made[name] = fit_bound(pairs[0], pairs[1], SIDES[name], alpha, directions=directions)
     rows = np.concatenate([evidence for evidence, _ in calibrate])
     history = np.array([sureness(evidence).mean(axis=0) for evidence, _ in calibrate])
     return BoundsSection(
@@ -207,7 +218,13 @@ def fit_bounds(
         len(learn),
         tuple(_worth(made, rows, k, diagonal, step) for k in range(len(structures))),
         history[np.lexsort(history.T)],
+        screened,
     )
+
+
+def with_abnormality(evidence: npt.NDArray[np.float64], abnormality: float) -> npt.NDArray[np.float64]:
+    """Evidence ``(..., 5)`` with the scan's abnormality as a sixth column."""
+    return np.concatenate([evidence, np.full((*evidence.shape[:-1], 1), abnormality)], axis=-1)
 
 
 def sureness(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -241,6 +258,8 @@ def predict_bounds(
     probabilities: Mapping[int, npt.NDArray[Any]],
     masks: Mapping[int, _Bool],
     grid: Grid,
+    *,
+    abnormality: float | None = None,
 ) -> tuple[StructureBounds, ...]:
     """The bounds of every structure on one scan.
 
@@ -252,6 +271,13 @@ def predict_bounds(
         Quantised score, foreground probability and mask of each structure, by label.
     grid
         Of the scan.
+    abnormality
+        Of the scan, where the section was fitted with it.
+
+    Raises
+    ------
+    InputError
+        If the section needs the scan's abnormality and none is given.
     """
     evidence = np.stack(
         [
@@ -259,6 +285,10 @@ def predict_bounds(
             for label, pair in zip(section.labels, section.thresholds, strict=True)
         ]
     )
+    if section.screened:
+        if abnormality is None:
+            raise InputError("the profile's bounds need the scan's abnormality: its screening section is missing")
+        evidence = with_abnormality(evidence, abnormality)
     found = {name: section.bounds[name].bounds(evidence) for name in QUANTITIES}
     step = min(grid.spacing)
     diagonal = float(np.linalg.norm(np.multiply(grid.shape, grid.spacing)))

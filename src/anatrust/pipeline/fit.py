@@ -159,28 +159,6 @@ def fit(
         notes += found.notes
     else:
         notes.append("rejection: no row has lesion_free = true; without healthy people there is no cohort null")
-    if labelled:
-        fitted = fit_sets(
-            cohort,
-            SetOptions(
-                alpha=alpha,
-                assurance=assurance,
-                simultaneous=simultaneous,
-                lesion_wise=lesion_wise,
-                encoder=encoder or EncoderChoice(),
-            ),
-            modality=modality,
-            names=names,
-            seed=seed,
-            cache=folder,
-            progress=progress,
-            warn=warn,
-        )
-        sets, bounds = fitted.section, fitted.bounds
-        keys += fitted.keys
-        notes += fitted.notes
-    else:
-        notes.append("sets: no row with a lesion has a truth")
     if screened:
         asked = fit_screening(
             cohort,
@@ -200,6 +178,29 @@ def fit(
         notes += asked.notes
     else:
         notes.append("screening: no row says whether it is an outlier")
+    if labelled:
+        fitted = fit_sets(
+            cohort,
+            SetOptions(
+                alpha=alpha,
+                assurance=assurance,
+                simultaneous=simultaneous,
+                lesion_wise=lesion_wise,
+                encoder=encoder or EncoderChoice(),
+            ),
+            modality=modality,
+            names=names,
+            screening=screened_section,
+            seed=seed,
+            cache=folder,
+            progress=progress,
+            warn=warn,
+        )
+        sets, bounds = fitted.section, fitted.bounds
+        keys += fitted.keys
+        notes += fitted.notes
+    else:
+        notes.append("sets: no row with a lesion has a truth")
     return Profile(
         segmenter=segmenter,
         modality=modality or "unknown",

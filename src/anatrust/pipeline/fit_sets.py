@@ -14,13 +14,16 @@ from anatrust.conformal.recipe import ScoreRecipe, candidate_recipes
 from anatrust.conformal.sets import SetCalibration, calibrate_curves
 from anatrust.conformal.tuning import Tuning, aimed_risk, choose_recipe
 from anatrust.image.atomic import replacing
+from anatrust.image.volumes import LabelMap
 from anatrust.models.encoders import CachedEncoder, EncoderChoice, PatchEncoder, make_encoder
 from anatrust.models.protocols import Encoder
+from anatrust.ood.screen import patient_key
 from anatrust.pipeline.bounds import BoundsSection, fit_bounds
 from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
-from anatrust.pipeline.labelled import LabelledReader, rows_key
+from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key
 from anatrust.pipeline.patient_record import PatientRecord, read_record, record_patient
+from anatrust.pipeline.screening import ScreeningSection, scan_abnormality
 from anatrust.pipeline.sets import SetsSection
 from anatrust.statistics.loss_curves import EMPTY_SET, LossCurve, total_loss
 from anatrust.statistics.risk_control import (
@@ -86,6 +89,7 @@ def fit_sets(
     *,
     modality: str | None = None,
     names: Names = None,
+    screening: ScreeningSection | None = None,
     seed: int = 0,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -108,6 +112,8 @@ def fit_sets(
         What is promised.
     names
         Of the truth's labels, see `label_table`.
+    screening
+        Gives the abnormality of each scan as evidence for bounds; its own patients calibrate no bound.
     seed
         Of the split.
 
@@ -138,8 +144,8 @@ def fit_sets(
     encoder = make_encoder(options.encoder, device=options.device)
     if cache is not None and isinstance(encoder, PatchEncoder):
         encoder = CachedEncoder(encoder, cache / "features")
-    run = _Run(patients, reader, labels, encoder, options, cache, progress)
-    notes = []
+    evidence, notes = _usable(screening, calibrating)
+    run = _Run(patients, reader, labels, encoder, options, cache, progress, evidence)
     if not learning and options.tune:
         notes.append(
             f"sets: {len(patients)} patients are too few to tune and calibrate, the plain score was calibrated"
@@ -182,7 +188,7 @@ def fit_sets(
         groups,
         split,
     )
-    bounds, more = run.bound(learnt, records, thresholds, given_masks)
+    bounds, more = run.bound(learnt, run.unscreened(calibrating, records), thresholds, given_masks)
     keys = tuple(rows_key([row], []) for row in rows)
     return FittedSets(section, keys, (*notes, *more), bounds)
 
@@ -197,6 +203,22 @@ def _split(patients: Mapping[str, Any], options: SetOptions, seed: int) -> tuple
     return [names[k] for k in order[:count]], [names[k] for k in order[count:]]
 
 
+def _usable(
+    screening: ScreeningSection | None, calibrating: Sequence[str]
+) -> tuple[ScreeningSection | None, list[str]]:
+    """Screening as evidence for bounds, unless it learnt from too many of the patients that calibrate them."""
+    if screening is None:
+        return None, []
+    seen = sum(patient_key(name) in screening.screener.fit_patients for name in calibrating)
+    if 3 * seen <= len(calibrating):
+        return screening, []
+    words = (
+        f"bounds: screening learnt from {seen} of the {len(calibrating)} calibration patients, so how strange a scan "
+        "is was not used as evidence"
+    )
+    return None, [words]
+
+
 @dataclass(frozen=True, eq=False)
 class _Run:
     """One fit: the patients, how they are read, and what is wanted."""
@@ -208,6 +230,7 @@ class _Run:
     options: SetOptions
     cache: Path | None
     progress: Progress | None
+    screening: ScreeningSection | None = None
 
     def tune(self, chosen: Sequence[str], calibration_patients: int) -> dict[int, Tuning | None]:
         """The score of each structure, chosen on some patients; None where there is nobody to choose on."""
@@ -283,17 +306,37 @@ class _Run:
                 self.reader.graded,
                 self.options.lesion_wise,
                 self.encoder.identity,
+                None if self.screening is None else self.screening.to_arrays()[0],
             ]
             file = None if self.cache is None else self.cache / f"{rows_key(rows, choices)}.npz"
             kept = None if file is None else read_record(file)
             if kept is None:
                 kept = record_patient(
-                    self.reader.images(rows), recipes, thresholds, self.encoder, lesions=self.options.lesion_wise
+                    self.reader.images(rows),
+                    recipes,
+                    thresholds,
+                    self.encoder,
+                    lesions=self.options.lesion_wise,
+                    abnormality=None if self.screening is None else self._abnormality,
                 )
                 if file is not None:
                     kept.save(file)
             found.append(kept)
         return found
+
+    def _abnormality(self, image: LabelledImage) -> float:
+        """How strange screening finds a scan with its mask."""
+        assert self.screening is not None
+        labels = np.zeros(image.scan.grid.shape, dtype=np.uint16)
+        for label in self.labels:
+            if label in image.masks:
+                labels[image.masks[label]] = label
+        return scan_abnormality(self.screening, image.scan, LabelMap(labels, image.scan.grid))
+
+    def unscreened(self, names: Sequence[str], records: Sequence[PatientRecord]) -> list[PatientRecord]:
+        """The patients that screening did not learn from: of the others it knows too well how usual they are."""
+        seen = frozenset() if self.screening is None else self.screening.screener.fit_patients
+        return [one for name, one in zip(names, records, strict=True) if patient_key(name) not in seen]
 
     def calibrate(
         self, records: Sequence[PatientRecord], recipes: Mapping[int, ScoreRecipe]

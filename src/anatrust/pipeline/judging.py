@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from anatrust.errors import GeometryError, InputError
-from anatrust.image.volumes import Mask, Modality
+from anatrust.image.volumes import LabelMap, Mask, Modality
 from anatrust.pipeline.bounds import StructureBounds, bound_sentences, predict_bounds
 from anatrust.pipeline.case import Case
 from anatrust.pipeline.decide import decide
@@ -18,7 +18,7 @@ from anatrust.pipeline.labelled import derived_mask
 from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.organ import anatomy_findings, check_structures
 from anatrust.pipeline.profile import Profile
-from anatrust.pipeline.screening import screen_scan
+from anatrust.pipeline.screening import scan_abnormality, screen_scan
 from anatrust.pipeline.sets import ScoredScan, SetSummary, score_scan
 from anatrust.pipeline.verdict import Statement, Strength, Verdict
 from anatrust.rejection.settings import RejectionSettings
@@ -286,7 +286,12 @@ def _bounds(case: Case, profile: Profile, scored: ScoredScan) -> tuple[tuple[Str
                 "class), and this mask is another"
             )
             return (), [note]
-    return predict_bounds(section, scored.levels, scored.probabilities, masks, case.scan.grid), []
+    strange = None
+    if section.screened and profile.screening is not None:
+        drawn = np.where(np.isin(case.labels.array, section.labels), case.labels.array, 0)
+        strange = scan_abnormality(profile.screening, case.scan, LabelMap(drawn, case.scan.grid))
+    told = predict_bounds(section, scored.levels, scored.probabilities, masks, case.scan.grid, abnormality=strange)
+    return told, []
 
 
 def _statements(result: Rejection, profile: Profile | None) -> tuple[Statement, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from anatrust.image.atomic import replacing
 from anatrust.models.protocols import Encoder
 from anatrust.pipeline.bounds_evidence import EVIDENCE, QUANTITIES, structure_evidence, structure_truth
 from anatrust.pipeline.labelled import LabelledImage
-from anatrust.pipeline.sets import DescribedScan
+from anatrust.pipeline.sets import described_for
 from anatrust.statistics.loss_curves import LossCurve, inner_loss_curve, lesion_miss_curve, outer_loss_curve
 
 __all__ = ["PatientRecord", "StructureRecord", "read_record", "record_patient"]
@@ -50,9 +50,10 @@ class PatientRecord:
     def bound_rows(self, labels: Iterable[int]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Evidence ``(scans, structures, 5)`` and targets ``(scans, structures, 4)``; unknown structures are NaN."""
         evidence, targets = [], []
+        width = max((one.evidence.shape[1] for one in self.structures.values()), default=len(EVIDENCE))
         for label in labels:
             one = self.structures.get(label)
-            evidence.append(np.zeros((self.scans, len(EVIDENCE))) if one is None else one.evidence)
+            evidence.append(np.zeros((self.scans, width)) if one is None else one.evidence)
             targets.append(np.full((self.scans, len(QUANTITIES)), np.nan) if one is None else one.targets)
         return np.stack(evidence, axis=1), np.stack(targets, axis=1)
 
@@ -99,6 +100,7 @@ def record_patient(
     encoder: Encoder,
     *,
     lesions: bool = False,
+    abnormality: Callable[[LabelledImage], float] | None = None,
 ) -> PatientRecord:
     """Everything calibration needs of one patient, scan after scan.
 
@@ -114,6 +116,8 @@ def record_patient(
         Of the feature graph.
     lesions
         Whether to count the truth's connected pieces.
+    abnormality
+        Gives a sixth column of evidence: how strange a scan is.
     """
     import cc3d
 
@@ -127,29 +131,30 @@ def record_patient(
         grid = image.scan.grid
         diagonals.append(float(np.linalg.norm(np.multiply(grid.shape, grid.spacing))))
         steps.append(min(grid.spacing))
-        described = DescribedScan(image.scan, encoder)
+        strange = [] if abnormality is None or thresholds is None else [abnormality(image)]
         for label, recipe in recipes.items():
             truth = np.asarray(image.truth.array == label)
             channel = image.probabilities.get(label)
             if channel is None:
                 channel = np.zeros(grid.shape, dtype=np.float32)
-            levels = recipe.levels(channel, image.scan.array, grid, described)
+            levels = recipe.levels(channel, image.scan.array, grid, described_for(recipe, image.scan, encoder))
             pairs[label].append((levels, truth))
             if lesions:
                 numbered[label].append((levels, cc3d.connected_components(truth.astype(np.uint8))))
             mask = image.masks.get(label)
             if thresholds is not None and mask is not None:
-                evidence[label].append(structure_evidence(levels, thresholds[label], channel, mask, grid))
+                own = structure_evidence(levels, thresholds[label], channel, mask, grid)
+                evidence[label].append(np.append(own, strange))
                 targets[label].append(structure_truth(mask, truth, grid))
             else:
-                evidence[label].append(np.zeros(len(EVIDENCE)))
+                evidence[label].append(np.zeros(len(EVIDENCE) + len(strange)))
                 targets[label].append(np.full(len(QUANTITIES), np.nan))
     found = {
         label: StructureRecord(
             outer_loss_curve(pairs[label]),
             inner_loss_curve(pairs[label]),
             lesion_miss_curve(numbered[label]) if lesions else None,
-            np.array(evidence[label]).reshape(scans, len(EVIDENCE)),
+            np.array(evidence[label]).reshape(scans, len(EVIDENCE) if not scans else -1),
             np.array(targets[label]).reshape(scans, len(QUANTITIES)),
         )
         for label in recipes

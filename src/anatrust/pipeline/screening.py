@@ -17,7 +17,7 @@ from anatrust.ood.persistence import screener_from_arrays, screener_to_arrays
 from anatrust.ood.screen import Screener, Screening
 from anatrust.pipeline.screening_features import Description, crops_of
 
-__all__ = ["ScreeningSection", "crops_of", "screen_features", "screen_scan"]
+__all__ = ["ScreeningSection", "crops_of", "scan_abnormality", "screen_features", "screen_scan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +99,15 @@ def screen_features(
             raise InputError("the screener is not calibrated: fit the profile again")
         return max(found, key=lambda s: (s.p_value or 0.0, s.verdict == "infeasible"))
     return section.screener.screen(features, group=group)
+
+
+def scan_abnormality(section: ScreeningSection, scan: Scan, labels: LabelMap) -> float:
+    """The abnormality of a scan as a number to reckon with; without a prediction the largest calibrated one."""
+    features = section.measured.of(scan, labels)
+    if isinstance(features, NoPrediction):
+        known = [scores.max() for scores in (section.screener.calibration or {}).values() if scores.size]
+        return float(max(known, default=0.0))
+    return float(section.screener.abnormality([features])[0])
 
 
 def screen_scan(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anatrust.conformal.recipe import Features, ScoreRecipe
 from anatrust.conformal.sets import PredictionSet, SetCalibration
 from anatrust.errors import InputError
 from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
@@ -17,7 +18,16 @@ from anatrust.models.descriptors import LocalDescriptors
 from anatrust.models.encoders import EncoderChoice, PatchEncoder, make_encoder
 from anatrust.models.protocols import Encoder
 
-__all__ = ["DescribedScan", "ScoredScan", "SetSummary", "SetsSection", "class_channels", "predict_sets", "score_scan"]
+__all__ = [
+    "DescribedScan",
+    "ScoredScan",
+    "SetSummary",
+    "SetsSection",
+    "class_channels",
+    "described_for",
+    "predict_sets",
+    "score_scan",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +208,27 @@ class DescribedScan:
         return centred / np.where(deviation > 0, deviation, 1.0)
 
 
+def described_for(recipe: ScoreRecipe, scan: Scan, encoder: Encoder) -> Features:
+    """The features a recipe needs of a scan, at the resolution it needs them.
+
+    A graph joins patches: for an encoder that has patches of its own their means are handed over, and no
+    voxel gets a copy of its patch's features (121 GB for a CT of 512×512×300 and 384 features).
+    """
+    if recipe.name != "graph" or not isinstance(encoder, PatchEncoder):
+        return DescribedScan(scan, encoder)
+    given, spacing = recipe.parameters, scan.grid.spacing
+    size = [max(1, round(given["patch"] / step)) for step in spacing]
+    if given["slices"] and len(size) == 3:
+        size[int(np.argmax(spacing))] = 1
+    nodes = recipe.patches(scan.grid.shape, spacing).grid
+
+    def means() -> npt.NDArray[np.float64]:
+        found = encoder.encode_patches(scan).block_means(size)
+        return found.reshape(*nodes, found.shape[-1])
+
+    return means
+
+
 def class_channels(
     soft: ProbabilityMap | None, mask: LabelMap | None, truth: LabelMap | None
 ) -> dict[int, npt.NDArray[Any]]:
@@ -252,8 +283,8 @@ def score_scan(
         if label not in channels and not section.graded_masks:
             raise InputError(f"the probabilities have no channel for {calibration.structure} (label {label})")
         found[label] = channels.get(label, np.zeros(scan.grid.shape, dtype=np.float32))
-        described = DescribedScan(scan, used)
-        levels[label] = calibration.recipe.levels(found[label], scan.array, scan.grid, described)
+        features = described_for(calibration.recipe, scan, used)
+        levels[label] = calibration.recipe.levels(found[label], scan.array, scan.grid, features)
     return ScoredScan(found, levels)
 
 

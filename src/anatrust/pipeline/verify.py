@@ -14,6 +14,8 @@ import numpy as np
 from anatrust.errors import AnatrustError, InputError
 from anatrust.image.atomic import replacing
 from anatrust.image.read import read_mask
+from anatrust.image.volumes import LabelMap
+from anatrust.models.descriptors import LocalDescriptors
 from anatrust.models.protocols import Encoder
 from anatrust.ood.drift import DriftMonitor
 from anatrust.pipeline.bounds import BoundsSection, predict_bounds, sureness
@@ -21,8 +23,8 @@ from anatrust.pipeline.bounds_evidence import diameter_of, structure_evidence, s
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key
 from anatrust.pipeline.profile import Profile
-from anatrust.pipeline.screening import screen_scan
-from anatrust.pipeline.sets import DescribedScan, SetsSection
+from anatrust.pipeline.screening import scan_abnormality, screen_scan
+from anatrust.pipeline.sets import SetsSection, described_for
 from anatrust.statistics.acceptance import Outcome, PromiseCheck, check_promise
 
 __all__ = ["DriftCheck", "Verification", "verify"]
@@ -298,10 +300,11 @@ class _Tester:
         grid = image.scan.grid
         found: dict[str, Any] = {}
         levels, channels = {}, {}
-        described = None if self.encoder is None else DescribedScan(image.scan, self.encoder)
+        encoder = self.encoder or LocalDescriptors()
         for label, one in zip(self.sets.labels, self.sets.of_group(group), strict=True):
             channel = image.probabilities.get(label)
             channels[label] = np.zeros(grid.shape, dtype=np.float32) if channel is None else channel
+            described = described_for(one.recipe, image.scan, encoder)
             levels[label] = one.recipe.levels(channels[label], image.scan.array, grid, described)
             truth = np.asarray(image.truth.array == label)
             size, sets = int(np.count_nonzero(truth)), one.sets_of(levels[label], grid)
@@ -315,7 +318,13 @@ class _Tester:
         assert self.bounds is not None
         section, grid = self.bounds, image.scan.grid
         masks = {k: image.masks.get(k, np.zeros(grid.shape, dtype=bool)) for k in section.labels}
-        told = predict_bounds(section, levels, channels, masks, grid)
+        strange = None
+        if section.screened and self.profile.screening is not None:
+            drawn = np.zeros(grid.shape, dtype=np.uint16)
+            for label, mask in masks.items():
+                drawn[mask] = label
+            strange = scan_abnormality(self.profile.screening, image.scan, LabelMap(drawn, grid))
+        told = predict_bounds(section, levels, channels, masks, grid, abnormality=strange)
         found: dict[str, Any] = {}
         for number, one in enumerate(told):
             truth = np.asarray(image.truth.array == one.label)

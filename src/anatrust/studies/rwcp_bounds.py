@@ -22,16 +22,15 @@ from anatrust.statistics.loss_curves import (
     total_loss,
 )
 from anatrust.studies.intervals import patient_bootstrap
+from anatrust.studies.rwcp_bounds_summary import ALPHA, figures, summarise, tables
 from anatrust.studies.segmenters import HeldOutImage, held_out, image_set
 from anatrust.studies.study import Cell, Context, Study
-from anatrust.studies.tables import markdown_table
 
 __all__ = ["STUDY"]
 
-_ALPHA = 0.10
 _SETS = (("cardiac", "strong"), ("cardiac", "weak"), ("hippocampus", "strong"), ("hippocampus", "weak"))
 # Learnings of the regression, and splits of the other patients into calibration and test for each.
-_LEARNINGS, _SPLITS = 40, 25
+_LEARNINGS, _SPLITS = 20, 50
 _LEARNT_SHARE, _TESTED_SHARE = 0.25, 0.25
 _NEEDS = (
     "anatrust.studies.rwcp_bounds",
@@ -77,7 +76,7 @@ def _levels(image: HeldOutImage, label: int) -> npt.NDArray[np.uint16]:
 
 def _provisional(patients: Sequence[Sequence[HeldOutImage]], label: int, calibration: int) -> tuple[int, int]:
     """Outer and inner threshold on the tuning patients, at the risk calibration will aim at."""
-    aim, sides = aimed_risk(_ALPHA, calibration), []
+    aim, sides = aimed_risk(ALPHA, calibration), []
     for make, end in ((outer_loss_curve, -1), (inner_loss_curve, 0)):
         curves: list[LossCurve] = []
         for own in patients:
@@ -124,7 +123,7 @@ def _resplit(
     for _ in range(2 if quick else _LEARNINGS):
         order = [pool[k] for k in rng.permutation(len(pool))]
         model = learn_bound(
-            [patients[who] for who in (*tuning, *order[:learnt])], SIDES[name], _ALPHA, directions=DIRECTIONS[name]
+            [patients[who] for who in (*tuning, *order[:learnt])], SIDES[name], ALPHA, directions=DIRECTIONS[name]
         )
         shares = []
         for _ in range(3 if quick else _SPLITS):
@@ -191,7 +190,7 @@ def _points(
     learnt = max(2, round(_LEARNT_SHARE * len(pool)))
     half = learnt + (len(pool) - learnt) // 2
     model = learn_bound(
-        [patients[who] for who in (*tuning, *order[:learnt])], "lower", _ALPHA, directions=DIRECTIONS["dice"]
+        [patients[who] for who in (*tuning, *order[:learnt])], "lower", ALPHA, directions=DIRECTIONS["dice"]
     )
     bound = model.conformalize([patients[who] for who in order[learnt:half]])
     x, y = [], []
@@ -204,55 +203,12 @@ def _points(
     return {"bound": x[:400], "dice": y[:400]}
 
 
-def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
-    targets = []
-    for key, found in results.items():
-        for name, one in found["quantities"].items():
-            limit = round(_ALPHA + 2 * one["se"], 4)
-            targets.append(
-                {
-                    "what": f"{key}: broken bounds of {name}",
-                    "observed": one["broken"],
-                    "limit": limit,
-                    "met": one["broken"] <= limit,
-                }
-            )
-    return {"alpha": _ALPHA, "rows": {key: found["quantities"] for key, found in results.items()}, "targets": targets}
-
-
-def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
-    kept, worth = [], []
-    units = {"dice": "", "hd95": " mm", "volume": "×", "diameter": "×"}
-    for key, quantities in sorted(result["summary"]["rows"].items()):
-        name = key.replace("/", " ")
-        shares = [f"{one['broken']:.3f} ± {one['se']:.3f}" for one in quantities.values()]
-        kept.append([name, quantities["dice"]["calibrated_on"], *shares])
-        for what, one in quantities.items():
-            unit = " px" if what == "hd95" and "cardiac" in key else units[what]
-            gain, low, high = one["difference"]
-            worth.append(
-                [
-                    f"{name}, {what}",
-                    f"{one['bound']:.2f}{unit}",
-                    f"{one['constant']:.2f}{unit}",
-                    f"{gain:+.2f} ({low:+.2f} to {high:+.2f})",
-                    f"{one['vacuous']:.0%}",
-                    f"{one['vacuous_constant']:.0%}",
-                ]
-            )
-    return {
-        "kept": markdown_table(["segmenter", "calibrated on", *QUANTITIES], kept),
-        "worth": markdown_table(
-            ["what", "mean bound", "constant bound", "difference (95 %)", "vacuous", "constant vacuous"], worth
-        ),
-    }
-
-
 STUDY = Study(
     name="rwcp-bounds",
     question="Do bounds of Dice, HD95, volume and longest diameter hold on new patients, and what are they worth?",
     cells=_cells,
     run=_run,
-    summarise=_summarise,
-    tables=_tables,
+    summarise=summarise,
+    tables=tables,
+    figures=figures,
 )
