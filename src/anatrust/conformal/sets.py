@@ -96,9 +96,9 @@ class SetCalibration:
 
     def sets_of(self, levels: npt.NDArray[np.uint16], grid: Grid) -> PredictionSet:
         """Both sets from the recipe's levels, where they are known already."""
-        chosen = levels.astype(np.int64)
-        outer = chosen >= self.outer.threshold
-        inner = (chosen >= self.inner.threshold) & outer
+        # A threshold of 65 536 (the empty set) is beyond uint16; NumPy compares with it rightly all the same.
+        outer = levels >= self.outer.threshold
+        inner = (levels >= self.inner.threshold) & outer
         return PredictionSet(
             self.structure,
             Mask(inner, grid, name=f"{self.structure} inner"),

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from anatrust.metrics import surface_voxels
-from anatrust.studies.rwcp_cases import NEEDS, Method, Unit, calibration_size, cases, choices, units
+from anatrust.studies.rwcp_cases import NEEDS, Unit, calibration_size, cases, units
+from anatrust.studies.rwcp_methods import Method, choices
 from anatrust.studies.rwcp_resplits import calibration_draws, mean_and_error, resplit_thresholds, scored
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
@@ -23,7 +24,7 @@ _THIRDS = ("low", "middle", "high")
 
 
 def _cells(context: Context) -> list[Cell]:
-    needs = (*NEEDS, "anatrust.studies.rwcp_conditional")
+    needs = (*NEEDS, "anatrust.studies.rwcp_methods", "anatrust.studies.rwcp_conditional")
     return [
         Cell(u.key, {"set": u.image_set, "strength": u.strength, "label": u.label}, u.files(context), needs)
         for u in units(context)

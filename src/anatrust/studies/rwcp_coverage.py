@@ -11,7 +11,8 @@ import numpy.typing as npt
 from anatrust.conformal.recipe import PUBLISHED_WALK
 from anatrust.statistics.loss_curves import LossCurve
 from anatrust.statistics.risk_control import patients_needed, simultaneous_curve
-from anatrust.studies.rwcp_cases import NEEDS, PLAIN, Method, Unit, calibration_size, cases, choices, units
+from anatrust.studies.rwcp_cases import NEEDS, PLAIN, Unit, calibration_size, cases, units
+from anatrust.studies.rwcp_methods import Method, choices
 from anatrust.studies.rwcp_resplits import Scored, calibration_draws, mean_and_error, resplit_thresholds, scored
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
@@ -23,7 +24,12 @@ _METHODS = ("plain CRC", "RW-CP published, encoder", "best on tuning")
 
 
 def _cells(context: Context) -> list[Cell]:
-    needs = (*NEEDS, "anatrust.studies.rwcp_coverage", "anatrust.statistics.risk_control")
+    needs = (
+        *NEEDS,
+        "anatrust.studies.rwcp_methods",
+        "anatrust.studies.rwcp_coverage",
+        "anatrust.statistics.risk_control",
+    )
     found = []
     for u in units(context):
         parameters = {"set": u.image_set, "strength": u.strength}

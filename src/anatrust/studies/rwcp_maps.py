@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.conformal.sets import LabelledCase
-from anatrust.studies.rwcp_cases import NEEDS, Method, Unit, cases, choices, units
+from anatrust.studies.rwcp_cases import NEEDS, Unit, cases, units
+from anatrust.studies.rwcp_methods import Method, choices
 from anatrust.studies.rwcp_resplits import equal_loss_threshold, scored
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
@@ -24,7 +25,7 @@ _ALPHA = 0.1
 
 
 def _cells(context: Context) -> list[Cell]:
-    needs = (*NEEDS, "anatrust.studies.rwcp_maps")
+    needs = (*NEEDS, "anatrust.studies.rwcp_methods", "anatrust.studies.rwcp_maps")
     return [
         Cell(u.key, {"set": u.image_set, "strength": u.strength, "label": u.label}, u.files(context), needs)
         for u in units(context)

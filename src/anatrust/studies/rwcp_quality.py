@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from anatrust.conformal.lattice import gaussian_smooth
 from anatrust.conformal.recipe import ScoreRecipe
-from anatrust.studies.rwcp_cases import NEEDS, Method, Unit, calibration_size, cases, choices, units
+from anatrust.studies.rwcp_cases import NEEDS, Unit, calibration_size, cases, units
+from anatrust.studies.rwcp_methods import Method, choices
 from anatrust.studies.rwcp_resplits import (
     METRICS,
     Scored,
@@ -28,7 +29,7 @@ __all__ = ["STUDY", "matched_width"]
 
 _Floats = npt.NDArray[np.float64]
 _ALPHA = 0.1
-_KNOTS = 8
+_KNOTS = 6
 _PLAIN, _BEST = "plain CRC", "best on tuning"
 _MATCHED = {
     "RW-CP published, encoder": "Gaussian matched to RW-CP published",
@@ -62,7 +63,7 @@ def _variation(score: _Floats) -> float:
 
 
 def _cells(context: Context) -> list[Cell]:
-    needs = (*NEEDS, "anatrust.studies.rwcp_quality")
+    needs = (*NEEDS, "anatrust.studies.rwcp_methods", "anatrust.studies.rwcp_quality")
     return [
         Cell(u.key, {"set": u.image_set, "strength": u.strength, "label": u.label}, u.files(context), needs)
         for u in units(context)
@@ -105,7 +106,7 @@ def _measured(pool: Scored, splits: int, seed: int) -> dict[str, Any]:
 
 
 def _over_resplits(pool: Scored, thresholds: npt.NDArray[np.int64], tested: npt.NDArray[np.bool_]) -> _Floats:
-    """Mean quality of each patient over re-splits; measured at eight thresholds, linear in between."""
+    """Mean quality of each patient over re-splits; measured at six thresholds, linear in between."""
     knots = np.unique(np.quantile(thresholds, np.linspace(0, 1, _KNOTS)).round().astype(np.int64))
     measured = np.array([pool.quality(int(q)) for q in knots])
     place = np.interp(thresholds, knots, np.arange(len(knots)))

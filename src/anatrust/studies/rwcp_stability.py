@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from anatrust.studies.rwcp_cases import NEEDS, Method, Unit, cases, choices, units
+from anatrust.studies.rwcp_cases import NEEDS, Unit, cases, units
+from anatrust.studies.rwcp_methods import Method, choices
 from anatrust.studies.rwcp_resplits import improvement, percent, scored
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
@@ -18,7 +19,7 @@ _NAMES = ("plain CRC", "RW-CP published, encoder", "RW-CP tuned, encoder", "Gaus
 
 
 def _cells(context: Context) -> list[Cell]:
-    needs = (*NEEDS, "anatrust.studies.rwcp_stability")
+    needs = (*NEEDS, "anatrust.studies.rwcp_methods", "anatrust.studies.rwcp_stability")
     return [
         Cell(u.key, {"set": u.image_set, "strength": u.strength, "label": u.label}, u.files(context), needs)
         for u in units(context)

@@ -68,7 +68,7 @@ IMAGE_SETS: Mapping[str, _Plan] = {
     # Left ventricles lie around the middle of the 256² slices; the box holds all of every one.
     "cardiac": _Plan(
         ("cardiac_mr/part1", "cardiac_mr/part2"), ("background", "left ventricle"), (128, 128),
-        training=8, tuning=4, widths=(12, 24, 48), steps=700, weak=140, batch=4, crop=96, training_folders=1,
+        training=8, tuning=6, widths=(12, 24, 48), steps=700, weak=140, batch=4, crop=96, training_folders=1,
     ),
     "hippocampus": _Plan(
         ("hippocampus_mr",), ("background", "anterior hippocampus", "posterior hippocampus"), None,
