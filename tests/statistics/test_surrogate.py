@@ -71,8 +71,6 @@ def thresholded(image: np.ndarray, tissue: np.ndarray, level: float, width: floa
 
 
 def any_found(image: np.ndarray, tissue: np.ndarray, candidates: list[np.ndarray], seed: int, draws: int = 59) -> bool:
-    if not candidates:
-        return False
     results = surrogate_max_test(image, tissue, candidates, n_surrogates=draws, seed=seed)
     return min(r.p_value for r in results) <= 0.05
 
@@ -88,32 +86,37 @@ def mixed(image: np.ndarray, tissue: np.ndarray, radii: tuple[float, ...]) -> li
     return [*balls, *dark, *thresholded(image, tissue, 1.5, 1.5), *thresholded(image, tissue, 2.5, 0.0)]
 
 
+def level(kind: str, tissue: np.ndarray, radii: tuple[float, ...], repeats: int, draws: int) -> tuple[float, int]:
+    """Share of lesion-free tissues in which anything is found at 0.05, and how many the test abstained from."""
+    found = abstained = 0
+    for i in range(repeats):
+        image = texture(kind, tissue.shape, np.random.default_rng([2, i]))
+        results = surrogate_max_test(image, tissue, mixed(image, tissue, radii), n_surrogates=draws, seed=i)
+        found += min(r.p_value for r in results) <= 0.05
+        abstained += results[0].abstained is not None
+    return found / repeats, abstained
+
+
 @pytest.mark.parametrize("kind", ["2", "skewed"])
 def test_the_oddest_places_of_a_texture_are_seldom_significant(kind: str) -> None:
-    tissue, repeats, hits = organ((64, 64), 31), 15, 0
-    for i in range(repeats):
-        image = texture(kind, tissue.shape, np.random.default_rng([1, i]))
-        hits += any_found(image, tissue, mixed(image, tissue, (2, 4, 6)), i, 39)
-    assert hits / repeats <= allowed(repeats)
+    share, abstained = level(kind, organ((110, 110), 54), (2, 4, 8), 15, 39)
+    assert share <= allowed(15)
+    assert abstained <= 5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["2", "4", "skewed", "heavy", "mixture", "ct"])
+@pytest.mark.parametrize("kind", ["2", "skewed", "heavy", "ct"])
 def test_level_for_candidates_of_all_sizes_together_in_two_dimensions(kind: str) -> None:
-    tissue, repeats, hits = organ((90, 90), 44), 60, 0
-    for i in range(repeats):
-        image = texture(kind, tissue.shape, np.random.default_rng([2, i]))
-        hits += any_found(image, tissue, mixed(image, tissue, (2, 3, 4, 6, 8, 12)), i, 99)
-    assert hits / repeats <= allowed(repeats)
+    share, abstained = level(kind, organ((124, 124), 60), (2, 3, 4, 6, 8, 12), 50, 99)
+    assert share <= allowed(50)
+    assert abstained <= 10
 
 
 @pytest.mark.slow
 def test_level_for_candidates_of_all_sizes_together_in_three_dimensions() -> None:
-    tissue, repeats, hits = organ((36, 36, 36), 17), 40, 0
-    for i in range(repeats):
-        image = texture("2", tissue.shape, np.random.default_rng([3, i]))
-        hits += any_found(image, tissue, mixed(image, tissue, (1.5, 2, 3, 5)), i, 59)
-    assert hits / repeats <= allowed(repeats)
+    share, abstained = level("1.2", organ((36, 36, 36), 17), (1.5, 2, 3, 5), 40, 59)
+    assert share <= allowed(40)
+    assert abstained <= 10
 
 
 def test_one_side_only(rng: np.random.Generator) -> None:
