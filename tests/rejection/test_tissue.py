@@ -103,6 +103,7 @@ def test_without_organs_all_candidates_share_the_body_around_them(flat, solid):
         alone = [find_tissues(scan, components, [k])[0] for k in positions]
         assert np.array_equal(region, np.any([_whole(t, scan.grid.shape, t.region) for t in alone], axis=0))
         assert all(t.description == f"body within 20 {scan.grid.unit} of it" for t in alone)
+        assert find_tissues(scan, components, ()) == ()
         normal = _whole(tissue, scan.grid.shape, tissue.normal)
         assert not (normal & components.union(positions)).any()
 
