@@ -182,7 +182,7 @@ def _random(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
         else:
             results = judge.p_values(null, features, sample, candidates, seed=seed, draws=_DRAWS, alone=True)
         hits.setdefault(sample.patient, []).extend(int(r.p_value <= 0.05) for r in results)
-        undecidable += sum(r.floor > 0.05 for r in results)
+        undecidable += sum(r.abstained is not None or r.floor > 0.05 for r in results)
     return {"hits": hits, "undecidable": undecidable, "share": round(float(np.mean(share)), 4) if share else None}
 
 
@@ -213,7 +213,7 @@ def _selected(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
         solo = [r for r, c in zip(results, candidates, strict=True) if (c & first).any()]
         single.setdefault(sample.patient, []).extend(int(r.p_value <= 0.05) for r in solo)
         any_kept.setdefault(sample.patient, []).append(int(any(judge.any_kept(null, results, 0.10))))
-        undecidable += sum(r.floor > 0.05 for r in solo)
+        undecidable += sum(r.abstained is not None or r.floor > 0.05 for r in solo)
         tested += len(solo)
     return {"single": single, "any": any_kept, "undecidable": undecidable, "tested": tested}
 
