@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ _UNSURE = 0.7
 _CLOSE_MM = 2.0
 # Probabilities stored in eight bits sum to 1 up to this.
 _ROUNDING = 0.05
+_SLAB_VOXELS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,19 @@ def uncertainty(probabilities: ProbabilityMap, mask: npt.NDArray[np.bool_]) -> U
     >>> found.entropy[0, :3].tolist(), [part.part for part in found.parts]
     ([0.0, 1.0, 0.0], ['at the outline', 'inside'])
     """
-    values = np.clip(probabilities.array.astype(np.float32), 0, 1)
-    total = values.sum(axis=0)
-    named = len(values) > 1 and probabilities.classes[0].lower() == "background"
-    if named and np.abs(total - 1).max() < _ROUNDING:
-        values /= total
-    else:
-        one = np.clip(probabilities.foreground.astype(np.float32), 0, 1)
-        values = np.stack([1 - one, one])
-    nats = logit_map(values, "entropy", kind="probabilities")
-    entropy = np.clip(np.abs(nats) / np.log(len(values)), 0, 1).astype(np.float32)
-    largest = np.asarray(values.max(axis=0), dtype=np.float32)
+    entropy = np.empty(mask.shape, dtype=np.float32)
+    largest = np.empty(mask.shape, dtype=np.float32)
+    taken_together = _exclude_each_other(probabilities)
+    for slab in _slabs(mask.shape):
+        values = np.clip(probabilities.array[(slice(None), *slab)].astype(np.float32), 0, 1)
+        if taken_together:
+            values /= values.sum(axis=0)
+        else:
+            one = values[0] if len(values) == 1 else 1 - values[0] if _named(probabilities) else values.max(axis=0)
+            values = np.stack([1 - one, one])
+        nats = logit_map(values, "entropy", kind="probabilities")
+        entropy[slab] = np.clip(np.abs(nats) / np.log(len(values)), 0, 1)
+        largest[slab] = values.max(axis=0)
     outline = _outline(mask, probabilities.grid.spacing if probabilities.grid.spacing_known else None)
     seen = probabilities.foreground > 0.01
     parts = []
@@ -92,6 +96,28 @@ def uncertainty(probabilities: ProbabilityMap, mask: npt.NDArray[np.bool_]) -> U
             top = largest[part]
             parts.append(Sureness(name, float(entropy[part].mean()), float(top.mean()), float((top < _UNSURE).mean())))
     return Uncertainty(entropy, largest, tuple(parts))
+
+
+def _named(probabilities: ProbabilityMap) -> bool:
+    return len(probabilities.classes) > 1 and probabilities.classes[0].lower() == "background"
+
+
+def _exclude_each_other(probabilities: ProbabilityMap) -> bool:
+    """Whether the channels are a background and classes that sum to one everywhere."""
+    if not _named(probabilities):
+        return False
+    for slab in _slabs(probabilities.grid.shape):
+        total = np.clip(probabilities.array[(slice(None), *slab)].astype(np.float32), 0, 1).sum(axis=0)
+        if np.abs(total - 1).max() >= _ROUNDING:
+            return False
+    return True
+
+
+def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Pieces along the first axis, so that what is computed between takes little memory."""
+    step = max(1, _SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
+    for first in range(0, shape[0], step):
+        yield (slice(first, first + step),)
 
 
 def _outline(mask: npt.NDArray[np.bool_], spacing: tuple[float, ...] | None) -> npt.NDArray[np.bool_]:
