@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anatrust.anatomy.knowledge import knowledge
-from anatrust.errors import GeometryError
+from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.region import Region
 from anatrust.image.volumes import LabelMap, Mask, Scan
@@ -255,3 +255,56 @@ def test_agreement_is_dice():
     assert agreement([np.packbits(one), np.packbits(other)]) == pytest.approx(wanted)
     assert agreement([np.packbits(one)]) == 1
     assert agreement([np.packbits(np.zeros(8, bool))] * 2) == 1
+
+
+def calibrated(count=40, alpha=0.04):
+    """Sets of the liver, graded by distance from masks that are shifted by a voxel or two."""
+    from anatrust.conformal.recipe import ScoreRecipe
+    from anatrust.conformal.sets import LabelledCase, conformalize
+
+    rng = np.random.default_rng(0)
+    cases = []
+    for number in range(count):
+        drawn = np.roll(LIVER, int(rng.integers(1, 3)), axis=int(rng.integers(3)))
+        image = np.zeros(GRID.shape, np.float32)
+        cases.append(LabelledCase(f"p{number}", drawn.astype(np.float32), image, LIVER, GRID))
+    return conformalize(cases, ScoreRecipe("distance"), alpha, structure="liver")
+
+
+def sets_profile(calibration, graded=True, encoder=None):
+    from anatrust.models.descriptors import LocalDescriptors
+    from anatrust.pipeline.profile import Profile
+    from anatrust.pipeline.sets import SetsSection
+
+    identity = LocalDescriptors().identity if encoder is None else encoder
+    section = SetsSection((calibration,), (1,), (None,), 0.2, None, graded, identity)
+    return Profile("organs", "CT", "x" * 64, sets=section)
+
+
+def test_conformal_sets_give_region_and_tissue(scan):
+    profile = sets_profile(calibrated())
+    search = find_anchors(scan, plan(), [LabelMapAnchors(organs(liver=LIVER))], profile=profile)
+    outer, inner = search.organ.array, search.tissue.array != 0
+    assert (outer >= LIVER).all()
+    assert outer.sum() > LIVER.sum(), "room for what the segmenter lost"
+    assert inner.any()
+    assert (inner <= LIVER).all()
+    assert inner.sum() < LIVER.sum(), "trimmed: surely liver"
+    assert search.box.covers(find_anchors(scan, plan(), [LabelMapAnchors(organs(liver=LIVER))]).box)
+    assert search.findings == ()
+
+
+def test_sets_that_promise_nothing_leave_the_mask(scan):
+    search = find_anchors(
+        scan, plan(), [LabelMapAnchors(organs(liver=LIVER))], profile=sets_profile(calibrated(count=2))
+    )
+    assert np.array_equal(search.organ.array, LIVER)
+    assert codes(search) == ["anchor-sets-infeasible"]
+    for other in (sets_profile(calibrated(), graded=False), sets_profile(calibrated(count=2))):
+        plain = find_anchors(scan, plan("spleen tumour"), [LabelMapAnchors(organs(spleen=SPLEEN))], profile=other)
+        assert np.array_equal(plain.organ.array, SPLEEN)
+        assert plain.findings == (), "sets of another organ say nothing"
+    with pytest.raises(InputError, match="another version of the descriptors"):
+        find_anchors(
+            scan, plan(), [LabelMapAnchors(organs(liver=LIVER))], profile=sets_profile(calibrated(), encoder="old")
+        )

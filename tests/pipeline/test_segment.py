@@ -95,7 +95,7 @@ def test_a_plain_lesion_is_found_and_kept():
 
 def test_without_an_anchor_the_verdict_says_what_to_expect(phantom):
     how = ProposalSettings(max_candidates=3)
-    verdict = segment(phantom.scan, "liver tumour", segmenter=DARK, settings=FAST, proposal=how)
+    verdict = segment(phantom.scan, "left renal mass", segmenter=DARK, settings=FAST, proposal=how)
     codes = [f.code for f in verdict.findings]
     assert {"anchor-missing", "anchor-failed", "over-prediction"} <= set(codes)
     assert verdict.decision != "accept"
