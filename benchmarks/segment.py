@@ -5,7 +5,8 @@ Run: python benchmarks/segment.py [--quick] [--out benchmarks/results/segment.js
 Each case runs in a process of its own, whose largest resident memory is read from the system. The
 network is the small U-Net with random weights, asked in every region through every view; its answer
 is then replaced by balls that were planted, so that the number of candidates is known. Its time is
-"the model's"; all else is ours. The axes are candidates, null draws B and regions Γ.
+"the model's"; all else is ours. The axes are candidates, null draws B and regions Γ. Seconds are those of the
+processor (one thread), so that a busy machine does not count.
 """
 
 from __future__ import annotations
@@ -79,9 +80,9 @@ class Timed:
         self.asked = 0
 
     def segment(self, scan, prompt, region):  # noqa: D102
-        begin = time.perf_counter()
+        begin = time.process_time()
         found = self._inner.segment(scan, prompt, region)
-        self.seconds += time.perf_counter() - begin
+        self.seconds += time.process_time() - begin
         self.asked += 1
         # Mirrored views are mirrored scans; the planted balls stand in the unmirrored one.
         flips = [ax for ax in range(scan.array.ndim) if scan.array.strides[ax] < 0]
@@ -120,18 +121,18 @@ def one(case: dict) -> dict:
     stages: list[tuple[str, float]] = []
 
     def progress(words: str, _done: int, _total: int) -> None:
-        stages.append((words.split(" ")[0], time.perf_counter()))
+        stages.append((words.split(" ")[0], time.process_time()))
 
     settings = RejectionSettings(null=case["null"], n_surrogates=case["draws"], n_draws=case["draws"])
     how = ProposalSettings(scales=tuple(case["scales"]))
     small, near, few = patient(tuple(48 for _ in case["shape"]), 1)
     # Compiling and importing happen once a process, not once a scan.
     segment(small, "liver tumour", segmenter=Blobless(small.grid.ndim, few), anatomy=near, settings=settings)
-    begin = time.perf_counter()
+    begin = time.process_time()
     verdict = segment(
         scan, "liver tumour", segmenter=model, anatomy=organ, settings=settings, proposal=how, progress=progress
     )
-    total = time.perf_counter() - begin
+    total = time.process_time() - begin
     spent: dict[str, float] = {}
     for (name, start), (_, stop) in pairwise(stages):
         spent[name] = spent.get(name, 0.0) + stop - start
@@ -140,9 +141,9 @@ def one(case: dict) -> dict:
         **case,
         "found": len(verdict.candidates),
         "answers": model.asked,
-        "seconds": round(total, 3),
-        "model_seconds": round(model.seconds, 3),
-        "own_seconds": round(total - model.seconds, 3),
+        "cpu_seconds": round(total, 3),
+        "model_cpu_seconds": round(model.seconds, 3),
+        "own_cpu_seconds": round(total - model.seconds, 3),
         "stages": {name: round(value, 3) for name, value in spent.items()},
         "peak_bytes": peak,
     }
@@ -173,19 +174,23 @@ def main() -> None:
     rows = []
     for case in cases(arguments.quick):
         command = [sys.executable, str(Path(__file__).resolve()), "--one", json.dumps(case)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        threads = dict.fromkeys(
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+        )
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **threads})
         row = json.loads(done.stdout.splitlines()[-1])
         rows.append(row)
         stages = ", ".join(f"{name} {value:.2f}" for name, value in row["stages"].items())
         print(
             f"{row['kind']}, {row['model']}, K={row['candidates']}, {row['null']} B={row['draws']}, "
-            f"{len(row['scales'])} scales: {row['seconds']:.2f} s (model {row['model_seconds']:.2f}; {stages}), "
-            f"{row['peak_bytes'] / 2**30:.2f} GiB",
+            f"{len(row['scales'])} scales: {row['cpu_seconds']:.2f} s "
+            f"(model {row['model_cpu_seconds']:.2f}; {stages}), {row['peak_bytes'] / 2**30:.2f} GiB",
             flush=True,
         )
     result = {
         "benchmark": "segment",
         "quick": arguments.quick,
+        "threads": 1,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
         "versions": {name: version(name) for name in ("numpy", "scipy", "torch")},
         "cases": rows,
