@@ -12,7 +12,7 @@ import numpy.typing as npt
 from anatrust.anatomy.knowledge import Knowledge, knowledge
 from anatrust.anatomy.plausibility import check_anatomy
 from anatrust.image.orientation import canonical, restore
-from anatrust.image.region import Region
+from anatrust.image.region import Region, crop_grid
 from anatrust.image.volumes import LabelMap, Mask, Scan
 from anatrust.models.anchor import Anchor
 from anatrust.models.planner import AnatomyPlan
@@ -89,11 +89,15 @@ def checked(anchors: Iterable[Anchor], table: Knowledge | None = None) -> tuple[
     there = [a for a in given if a.mask is not None]
     remarks: dict[str, list[str]] = {}
     if there:
-        labels = np.zeros(there[0].mask.array.shape, np.uint8)  # type: ignore[union-attr]
+        # What lies around the organs changes no check, so that a crop does; its edge is the image's only
+        # where an organ reaches that.
+        hull = _hull([anchor.mask for anchor in there if anchor.mask is not None])
+        labels = np.zeros(hull.shape, np.uint8)
         for number, anchor in enumerate(there, start=1):
-            labels[anchor.mask.array] = number  # type: ignore[union-attr]
+            labels[anchor.mask.array[hull.slices]] = number  # type: ignore[union-attr]
         names = {number: anchor.structure for number, anchor in enumerate(there, start=1)}
-        for remark in check_anatomy(LabelMap(labels, there[0].mask.grid, names), table).remarks:  # type: ignore[union-attr]
+        cropped = LabelMap(labels, crop_grid(there[0].mask.grid, hull), names)  # type: ignore[union-attr]
+        for remark in check_anatomy(cropped, table).remarks:
             if remark.code in _IMPLAUSIBLE:
                 remarks.setdefault(remark.structure, []).append(_phrase(remark.sentence))
     result = []
@@ -247,6 +251,15 @@ def _search(
         LabelMap(labels, scan.grid, names) if names else None,
         (*findings, *said),
     )
+
+
+def _hull(masks: Sequence[Mask]) -> Region:
+    """The box of all masks, one voxel wider where the image goes on."""
+    boxes = [bounding_region(mask.array) for mask in masks]
+    shape = masks[0].array.shape
+    start = tuple(max(0, min(edges) - 1) for edges in zip(*(box.start for box in boxes), strict=True))
+    stops = zip(*(box.stop for box in boxes), strict=True)
+    return Region(start, tuple(min(n, max(edges) + 1) for edges, n in zip(stops, shape, strict=True)))
 
 
 def _finding(anchor: Anchor, table: Knowledge, *, some: bool) -> Finding:
