@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
 from anatrust.anatomy.knowledge import Knowledge, knowledge
 from anatrust.anatomy.plausibility import structure_of
 from anatrust.errors import GeometryError
@@ -62,12 +60,11 @@ class LabelMapAnchors:
         if not self.labels.grid.same_as(scan.grid):
             raise GeometryError(f"the anatomy lies on {self.labels.grid!r}, the scan on {scan.grid!r}: resample it")
         numbers: dict[str, list[int]] = {}
-        present = self.labels.labels()
-        for number in present:
-            key = structure_of(self.labels.names.get(number, ""), self.table)
+        for number, name in self.labels.names.items():
+            key = structure_of(name, self.table)
             if key is not None:
                 numbers.setdefault(key, []).append(number)
-        if present and not numbers:
+        if not numbers:
             reason = "no label of the map has the name of an organ: say what its numbers mean (--anatomy-names)"
             return tuple(Anchor.missing(key, self.name, reason) for key in structures)
         return tuple(self._one(key, numbers) for key in structures)
@@ -76,8 +73,12 @@ class LabelMapAnchors:
         wanted = [n for key in with_parts(structure, self.table) for n in numbers.get(key, [])]
         if not wanted:
             return Anchor.missing(structure, self.name, "the label map does not hold it")
-        mask = Mask(np.isin(self.labels.array, wanted), self.labels.grid, structure)
-        return Anchor(structure, mask, self.name)
+        found = self.labels.array == wanted[0]
+        for number in wanted[1:]:
+            found |= self.labels.array == number
+        if not found.any():
+            return Anchor.missing(structure, self.name, "the label map does not hold it")
+        return Anchor(structure, Mask(found, self.labels.grid, structure), self.name)
 
 
 def with_parts(structure: str, table: Knowledge) -> tuple[str, ...]:
