@@ -114,6 +114,22 @@ def test_an_absent_organ_is_null_and_a_present_one_is_not() -> None:
     assert whole.decision == "accept"
 
 
+def test_another_field_of_view_is_no_other_appearance(shared_data: Path) -> None:
+    """Percentiles of a crop differ from those of the whole: grey values are compared where both are."""
+    folder = shared_data / "abdomen_ct_mr"
+    whole = read_scan(folder / "ct_abdomen_3mm.nii.gz", modality="CT")
+    labels = read_mask(folder / "ct_abdomen_3mm_labels.nii.gz", reference=whole.grid)
+    cut = np.s_[:, :, 78:104]
+    affine = whole.grid.affine.copy()
+    affine[:3, 3] = whole.grid.to_world((0, 0, 78))
+    part = Scan(whole.array[cut].copy(), Grid(whole.array[cut].shape, affine), "CT")
+    found = annotate(part, whole, labels, names={5: "liver", 1: "spleen"})
+    by_name = {s.name: s for s in found.structures}
+    assert by_name["liver"].found
+    assert by_name["spleen"].found
+    assert dice(labels.array[cut] == 5, found.labels.array == 5) > 0.9
+
+
 def test_a_mirrored_scan_is_remarked_and_names_are_not_swapped() -> None:
     reference, mirrored = phantom(), phantom(mirror=True)
     found = annotate(pictured(mirrored[0]), pictured(reference[0]), pictured(reference[1]))

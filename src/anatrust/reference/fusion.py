@@ -26,8 +26,9 @@ _BINS = 32
 class Vote:
     """One reference, moved onto the target.
 
-    ``labels`` is its label map in canonical order, ``local`` the local correlation of target and
-    moved reference and ``trust`` its weight at each voxel, both on the registration's grid.
+    ``labels`` is its label map in canonical order. On the registration's grid: ``local``, the local
+    correlation of target and moved reference, ``trust``, its weight at each voxel, and ``grey``, the moved
+    reference with its grey values brought to the target's.
     """
 
     reference: Reference
@@ -35,6 +36,7 @@ class Vote:
     labels: npt.NDArray[np.integer]
     local: npt.NDArray[np.float32]
     trust: npt.NDArray[np.float32]
+    grey: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ def vote_of(reference: Reference, alignment: Alignment) -> Vote:
     local = local_correlation(alignment.fixed, alignment.moved)
     local[~alignment.covered] = 0
     trust = (np.maximum(local, 0) ** _POWER + _LEAST_WEIGHT).astype(np.float32) * np.float32(reference.weight)
-    return Vote(reference, alignment, labels, local, trust)
+    return Vote(reference, alignment, labels, local, trust, _matched(alignment))
 
 
 def fuse(votes: Sequence[Vote]) -> Fused:
@@ -167,7 +169,7 @@ def _described(
     weights = np.array([v.reference.weight for v in votes], dtype=np.float64)
     locals_ = [v.alignment.upsample(v.local) for v in votes]
     fixed = votes[0].alignment.upsample(votes[0].alignment.fixed)
-    moved = [v.alignment.upsample(v.alignment.moved) for v in votes]
+    moved = [v.alignment.upsample(v.grey) for v in votes]
     for label, opinions in said.items():
         window = next(o[0] for o in opinions if o is not None)
         chosen = winner[window] == label
@@ -185,13 +187,27 @@ def _described(
     return Fused(winner, agreement, similarity, appearance, asked)
 
 
+def _matched(alignment: Alignment) -> npt.NDArray[np.float32]:
+    """The moved reference with the target's mean and deviation where both are.
+
+    Fields of view and scanners differ in scale. Nothing more flexible than a line: it would
+    explain away an organ that is gone.
+    """
+    inside = alignment.covered
+    theirs, ours = alignment.moved[inside], alignment.fixed[inside]
+    if theirs.size == 0 or theirs.std() == 0:
+        return alignment.moved
+    gain = ours.std() / theirs.std()
+    return np.asarray((alignment.moved - theirs.mean()) * gain + ours.mean(), dtype=np.float32)
+
+
 def _overlap(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
-    """Common area of two histograms of grey values from 0 to 1, smoothed over neighbouring bins."""
+    """Common area of two histograms of grey values, smoothed; what lies beyond 0 and 1 counts at the ends."""
     if one.size == 0 or other.size == 0:
         return 0.0
     shares = []
     for values in (one, other):
-        counts = np.histogram(values, bins=_BINS, range=(0, 1))[0].astype(np.float64)
+        counts = np.histogram(np.clip(values, 0, 1), bins=_BINS, range=(0, 1))[0].astype(np.float64)
         smooth = np.convolve(np.pad(counts, 2, mode="reflect"), (0.1, 0.2, 0.4, 0.2, 0.1), mode="valid")
         shares.append(smooth / smooth.sum())
     return float(np.minimum(*shares).sum())
