@@ -150,6 +150,10 @@ class TestConformalize:
     def test_it_says_which_of_the_two_sets_could_be_calibrated(self) -> None:
         found = conformalize([c for i in range(12) for c in case(i)], RECIPES[0], 0.1)
         one = next(case(99))
+        told = found.predict(one.probabilities, one.image, GRID).statements
+        assert "mean missed share at most 0.1 over patients like the 12 calibrated on" in told[0]
+        assert "mean invented share at most 0.1" in told[1]
+        assert not any("loss" in text or "lose" in text for text in told)
         half = replace(found, outer=replace(found.outer, feasible=False, threshold=0))
         sets = half.predict(one.probabilities, one.image, GRID)
         assert sets.outer.array.all()

@@ -210,6 +210,9 @@ def test_a_profile_of_sets_goes_from_table_to_masks_on_the_scan(folder: Path, tm
     page = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
     assert "the outer set misses at most 10 % of the structure" in page
     assert all(f'id="volume-{name}"' in page for name in ("inner-0", "outer-0", "entropy", "probability"))
+    from anatrust.cli.show_verdict import verdict_text
+
+    assert "set of   inner" in verdict_text(verdict)
     said = [s for s in verdict.statements if s.about == "sets"]
     assert len(said) == 2
     assert all(s.level == 0.1 and s.strength == "exact" for s in said)

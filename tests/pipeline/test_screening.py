@@ -125,6 +125,9 @@ def test_assess_says_what_screening_found(folder: Path, tmp_path: Path) -> None:
     assert verdict.decision == "review"
     assert any(reason.startswith("screening: stranger") for reason in verdict.reasons)
     assert [s.level for s in verdict.statements if s.about == "scan"] == [0.1]
+    from anatrust.cli.show_verdict import verdict_text
+
+    assert "Screening: strange" in verdict_text(verdict)
     from anatrust import assess as with_page
 
     with_page(*paths, profile=profile, kind="organ", out=tmp_path / "out")

@@ -145,7 +145,7 @@ def test_screening_names_level_crops_and_neighbours(text):
         assert wanted in text
     card = text[text.index('class="card screening"') : text.index('class="card doubt"')]
     # Strangest first; crops 3 and 4 look at one place and share a picture with the stranger score.
-    assert re.findall(r"<span>(Crops? [^<]+)</span><span>abnormality ([^<]+)</span>", card) == [
+    assert re.findall(r">(Crops? [^<]+)</button>\s*<span>abnormality ([^<]+)</span>", card) == [
         ("Crop 2", "9.0"),
         ("Crops 3, 4", "5.0"),
         ("Crop 1", "1.0"),
@@ -155,7 +155,7 @@ def test_screening_names_level_crops_and_neighbours(text):
 
 def test_crop_pictures_lie_where_the_crops_lie(text, given, patient):
     card = text[text.index('class="card screening"') : text.index('class="card doubt"')]
-    shown = [np.array([float(v) for v in w.split(",")]) for w in re.findall(r'data-world="([^"]+)"', card)]
+    shown = [np.array([float(v) for v in w.split(",")]) for w in re.findall(r'<figure data-world="([^"]+)"', card)]
     middles = [g.to_world(np.full(3, 3.5)) for g in given["crops"]]
     for world, wanted in zip(shown, (middles[1], middles[2], middles[0]), strict=True):
         np.testing.assert_allclose(world, wanted)

@@ -35,6 +35,12 @@ def verdict_text(verdict: Verdict, out: Path | None = None) -> str:
         lines += ["", *_candidates(verdict)]
     if verdict.structures:
         lines += ["", *_structures(verdict)]
+    if verdict.sets:
+        lines += ["", *_sets(verdict)]
+    if verdict.screening is not None:
+        lines += ["", f"Screening: {verdict.screening.verdict.replace('_', ' ')}"]
+        for reason in verdict.screening.reasons:
+            lines += _item(f"- {reason}")
     if verdict.statements:
         lines += ["", "What is promised, and what not:"]
         for statement in verdict.statements:
@@ -82,16 +88,31 @@ def _p(value: float | None) -> str:
     return "" if value is None else f"{value:.2g}"
 
 
+def _sets(verdict: Verdict) -> list[str]:
+    flat = len(verdict.scan.shape) == 2
+    rows = [
+        [
+            s.structure,
+            _volume(s.inner_voxels, s.inner_volume, flat) if s.inner_feasible else "not calibrated",
+            _volume(s.outer_voxels, s.outer_volume, flat) if s.outer_feasible else "not calibrated",
+        ]
+        for s in verdict.sets
+    ]
+    return columns(["set of", "inner", "outer"], rows)
+
+
+def _volume(voxels: int, volume: float | None, flat: bool) -> str:
+    if volume is None:
+        return f"{voxels} px"
+    return f"{volume:.0f} mm2" if flat else f"{volume / 1000:.3g} ml"
+
+
 def _structures(verdict: Verdict) -> list[str]:
     rows = [
         [
             str(s.label),
             s.name,
-            f"{s.voxels} px"
-            if s.volume is None
-            else f"{s.volume / 1000:.3g} ml"
-            if len(verdict.scan.shape) == 3
-            else f"{s.volume:.0f} mm2",
+            _volume(s.voxels, s.volume, len(verdict.scan.shape) == 2),
             str(s.components),
             f"{s.border_share:.0%}" if s.border_share else "",
             ", ".join(s.failed) or "nothing failed",

@@ -105,8 +105,8 @@ class SetCalibration:
             Mask(outer, grid, name=f"{self.structure} outer"),
             self.outer.alpha,
             (
-                f"outer set of {self.structure}: {self.outer.sentence}",
-                f"inner set of {self.structure}: {self.inner.sentence}",
+                f"outer set of {self.structure}: {_told(self.outer.sentence, 'missed', 'be missed')}",
+                f"inner set of {self.structure}: {_told(self.inner.sentence, 'invented', 'get')}",
             ),
             (self.inner.feasible, self.outer.feasible),
         )
@@ -133,6 +133,11 @@ class SetCalibration:
             int(values["patients"]),
             int(values["empty"]),
         )
+
+
+def _told(sentence: str, share: str, more: str) -> str:
+    """A threshold's sentence about its loss, with the loss called what it is here."""
+    return sentence.replace("mean loss", f"mean {share} share").replace("may lose more", f"may {more} more")
 
 
 def conformalize(
