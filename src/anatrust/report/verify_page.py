@@ -52,11 +52,12 @@ def write_verify_page(path: str | os.PathLike[str], result: Verification, profil
 
 
 def _drawn(check: Any) -> dict[str, Any]:
-    """A check with the places of its interval on a scale from 0 to four times the level (1 at most)."""
+    """A check with the places of its interval on a scale from 0 to four times the level, or to 1 where that is less."""
     top = min(1.0, 4 * check.level)
+    top = top if check.upper <= top else 1.0
 
     def place(value: float) -> float:
-        return float(round(min(value, top) / top * _WIDTH, 1))
+        return float(round(value / top * _WIDTH, 1))
 
     return {
         "check": check,
@@ -65,5 +66,4 @@ def _drawn(check: Any) -> dict[str, Any]:
         "seen": None if check.realised is None else place(check.realised),
         "level": place(check.level),
         "top": f"{top:g}",
-        "cut": check.upper > top,
     }
