@@ -233,8 +233,21 @@ def test_the_card_tells_what_the_weights_do(shared_data):
     folder = shared_data / "abdomen_ct_mr"
     image = read_scan(folder / "mr_small.nii.gz", modality="MR")
     truth = read_mask(folder / "mr_small_labels.nii.gz", reference=image.grid).array == 5
-    (anchor,) = OrganUNetAnchors(embedded_organ_model()).find(image, ["liver"])
+    believed = OrganCard({}, {}, ("liver",), {"sha256": organ_card().facts["sha256"]})
+    (anchor,) = OrganUNetAnchors(card=believed).find(image, ["liver"])
     assert anchor.status == "ok"
     drawn = anchor.mask.array
     dice = 2 * (drawn & truth).sum() / (drawn.sum() + truth.sum())
     assert dice == pytest.approx(organ_card().patients["mr"]["liver"], abs=0.02)
+
+
+def test_below_its_own_bar_the_embedded_model_offers_nothing_and_loads_nothing():
+    """The liver reached 0.68 on unseen patients: said, not used."""
+    provider = OrganUNetAnchors()
+    found = provider.find(scan(), ["liver", "spleen"])
+    for anchor in found:
+        assert (anchor.status == "missing") == (anchor.structure not in organ_card().offered)
+    if not organ_card().offered:
+        assert provider._model is None
+        assert "on patients never used in training is 0.68, below 0.7" in found[0].reasons[0]
+    assert organ_card().facts["sha256"][:16] in provider.identity

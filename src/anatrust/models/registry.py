@@ -256,7 +256,7 @@ _ENTRIES = (
     ModelEntry(
         "organ-unet",
         "anchors",
-        "small 3-D U-Net trained on made-up images (SynthSeg); offers the liver, on CT and MR; weights in the package",
+        "small 3-D U-Net trained on made-up images; offers organs of a Dice of 0.7 on unseen patients, as yet none",
         "Apache-2.0; trained on AMOS22 (CC BY 4.0) and phantoms",
         extra="deep",
         requires=("torch", "safetensors"),
