@@ -88,7 +88,7 @@ def test_an_adapter_is_saved_and_loaded(folder: Path, tmp_path: Path) -> None:
             if "lora_B" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(0))
     adapted.save_pretrained(tmp_path / "adapter")
-    loaded = VisionLanguageModel.load(folder, adapter=tmp_path / "adapter")
+    loaded = VisionLanguageModel.load(folder, adapters=[tmp_path / "adapter"])
     plain = VisionLanguageModel.load(folder)
     given = plain.inputs(["what is it?"], [[picture()]])
     with torch.inference_mode():
@@ -97,13 +97,18 @@ def test_an_adapter_is_saved_and_loaded(folder: Path, tmp_path: Path) -> None:
     assert not torch.allclose(logits[1], logits[2], atol=1e-3)
 
 
+def test_two_loads_are_one_model(folder: Path) -> None:
+    a, b = (VisionLanguageModel.load(folder).model.state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_bad_folders_are_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither a folder nor"):
         VisionLanguageModel.load("no/such-model")
     with pytest.raises(InputError, match="CUDA"):
         VisionLanguageModel.load(folder, four_bit=True)
     with pytest.raises(FormatError, match="adapter"):
-        VisionLanguageModel.load(folder, adapter=tmp_path)
+        VisionLanguageModel.load(folder, adapters=[tmp_path])
     for file in folder.iterdir():
         if file.suffix in (".safetensors",) or file.name == "config.json":
             (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -95,6 +95,15 @@ def load_processor(folder: Path, model_type: str) -> ProcessorMixin:
                 return None
             return super().check_argument_for_proper_class(argument_name, argument)
 
+        def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **_: Any) -> list[str]:
+            """Its two halves; the parent's cannot write a video processor that is not there."""
+            if push_to_hub:
+                raise InputError("a processor is saved to a folder, nothing is sent anywhere")
+            return [
+                *self.tokenizer.save_pretrained(save_directory),
+                *self.image_processor.save_pretrained(save_directory),
+            ]
+
     # Trainers save and print the class by its name.
     PictureProcessor.__name__ = PictureProcessor.__qualname__ = parent.__name__
     try:
@@ -134,7 +143,7 @@ class VisionLanguageModel:
         source: str | Path,
         *,
         revision: str | None = None,
-        adapter: str | Path | None = None,
+        adapters: Sequence[str | Path] = (),
         four_bit: bool = False,
         device: str = "cpu",
     ) -> VisionLanguageModel:
@@ -144,8 +153,9 @@ class VisionLanguageModel:
         ----------
         source, revision
             Folder, or model name and revision.
-        adapter
-            Folder of a LoRA adapter (safetensors) made by ``anatrust train``.
+        adapters
+            Folders of LoRA adapters (safetensors), one for each training stage, in order; each is
+            merged into the model before the next.
         four_bit
             NF4 weights with double quantisation, bfloat16 arithmetic; CUDA only. Spatial detail may
             suffer: compare box errors with and without it.
@@ -182,14 +192,14 @@ class VisionLanguageModel:
             )  # fmt: skip
         else:
             model = load_frozen(architecture, found).to(device)
-        if len(processor.tokenizer) > model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
-        if adapter is not None:
+        _make_room(model, len(processor.tokenizer))
+        for adapter in adapters:
             from peft import PeftModel
 
             if not (Path(adapter) / "adapter_model.safetensors").is_file():
                 raise FormatError(f"{Path(adapter).name} holds no adapter_model.safetensors: give an adapter's folder")
-            model = PeftModel.from_pretrained(model, str(adapter)).eval()
+            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()
+            model.requires_grad_(False)
         return cls(model, processor, str(source))
 
     @property
@@ -248,13 +258,12 @@ class VisionLanguageModel:
         return list(self.processor.tokenizer.batch_decode(new, skip_special_tokens=True))
 
     def seg_states(self, given: Any) -> tuple[list[Tensor], Any]:
-        """Last hidden states at every ``<Seg>`` after the prompt's pictures, gradients included.
+        """Last hidden states at every ``<Seg>`` of the answers (not the prompts), gradients included.
 
         Parameters
         ----------
         given
-            From :meth:`inputs`, with answers; a ``labels`` entry makes the output carry the
-            language-modelling loss.
+            From :meth:`inputs`, with answers, and ``labels`` from :meth:`completion_labels`.
 
         Returns
         -------
@@ -263,7 +272,7 @@ class VisionLanguageModel:
         """
         output = self.model(**given, output_hidden_states=True, return_dict=True)
         last = output.hidden_states[-1]
-        return [last[row, given["input_ids"][row] == self.seg] for row in range(len(last))], output
+        return [last[row, given["labels"][row] == self.seg] for row in range(len(last))], output
 
     def completion_labels(self, given: Any, prompts: Any) -> Tensor:
         """Targets for language modelling: the answer alone, −100 over prompt, pictures and padding.
@@ -280,3 +289,15 @@ class VisionLanguageModel:
         for row, length in enumerate(answered.tolist()):
             labels[row, : labels.shape[1] - length] = -100
         return labels
+
+
+@torch.no_grad()
+def _make_room(model: Any, tokens: int) -> None:
+    """Rows for new tokens: the mean of all others, so that two loads give the same model."""
+    known = model.get_input_embeddings().num_embeddings
+    if tokens <= known:
+        return
+    model.resize_token_embeddings(tokens, mean_resizing=False)
+    for matrix in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+        matrix[known:] = matrix[:known].mean(0)
+    model.requires_grad_(False)

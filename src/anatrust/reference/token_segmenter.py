@@ -1,0 +1,205 @@
+"""Masks from a language model's ``<Seg>`` tokens: queries to the reference's regions, prompts to SAM 2's decoder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from anatrust.errors import FormatError, InputError
+from anatrust.models.sam2_memory import Sam2Parts
+from anatrust.models.vision_language import VisionLanguageModel
+from anatrust.reference.memory_attention import Attended, MemoryAttention, MemoryConfig
+from anatrust.reference.pairs import LabelledPicture, Pair, Sample
+from anatrust.reference.prompts import read_segments
+
+__all__ = ["DrawnMasks", "Level", "TokenSegmenter"]
+
+Level = Literal["prototypes", "spatial", "native"]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnMasks:
+    """What the model wrote and drew.
+
+    Parameters
+    ----------
+    text
+        Its words.
+    masks
+        By legend number, in the target's shape; empty where it named nothing of the legend.
+    attended
+        What each ``<Seg>`` found in the reference; None where it wrote none.
+    """
+
+    text: str
+    masks: dict[int, npt.NDArray[np.bool_]]
+    attended: Attended | None
+
+
+class TokenSegmenter(nn.Module):
+    """A vision-language model whose ``<Seg>`` states query SAM 2's memory of the reference.
+
+    Parameters
+    ----------
+    language
+        Reads reference, tinted reference and target and names what is visible, a ``<Seg>`` after each.
+    sam
+        SAM 2 in parts; its image encoder stays frozen.
+    attention
+        Eq. 6 and 7.
+    level
+        What the memory is: ``prototypes`` (L0, a mean feature for each region), ``spatial`` (L1, SAM 2's
+        memory tokens), ``native`` (L2: as L0, and the queries also enter SAM 2's own memory attention
+        as object pointers, which keeps its pretrained weights meaningful).
+
+    References
+    ----------
+    RAU (arXiv 2509.22404), section 3.3.
+    """
+
+    def __init__(
+        self, language: VisionLanguageModel, sam: Sam2Parts, attention: MemoryAttention, level: Level = "prototypes"
+    ) -> None:
+        super().__init__()
+        if level not in get_args(Level):
+            raise InputError(f"the memory is prototypes, spatial or native, not {level!r}")
+        self.language = language
+        self.sam = sam
+        self.attention = attention
+        self.level: Level = level
+
+    @classmethod
+    def make(
+        cls, language: VisionLanguageModel, sam: Sam2Parts, level: Level = "prototypes", bottleneck: int = 256
+    ) -> TokenSegmenter:
+        """With an untrained memory attention that fits both models."""
+        memory = sam.memory_width if level == "spatial" else sam.width
+        config = MemoryConfig(language.hidden, sam.width, memory, bottleneck)
+        return cls(language, sam, MemoryAttention(config).to(language.device), level)
+
+    def draw(self, pair: Pair, states: Tensor, numbers: list[int]) -> tuple[Tensor, Attended, Tensor]:
+        """Logits of the regions asked for.
+
+        Parameters
+        ----------
+        pair
+            Reference and target; its legend numbers the memory's slots.
+        states
+            ``(N, hidden)``: a state for each region.
+        numbers
+            The legend number of each.
+
+        Returns
+        -------
+        logits, attended, slots
+            ``(N, S/4, S/4)``; what was found; the slot of each number.
+        """
+        slots = list(pair.labels)
+        with torch.no_grad():
+            both = self.sam.prepare(torch.stack([self._grey(pair.reference), self._grey(pair.target)]))
+            # One image at a time: a reference and a target need not share a batch in SAM 2's decoder.
+            seen, target = self.sam.features(both[:1]), self.sam.features(both[1:])
+            masks = torch.from_numpy(
+                np.stack([pair.reference.labels == pair.labels[n] for n in slots]).astype(np.float32)
+            ).to(both.device)
+            memory = None if self.level == "prototypes" else self.sam.memorise(seen, masks)
+            prototypes = self.sam.prototypes(seen, masks)
+        if self.level == "spatial" and memory is not None:
+            tokens, regions = memory.tokens.flatten(0, 1), self._regions(masks, memory.tokens.shape[1])
+            attended = self.attention(states, tokens, regions)
+        else:
+            attended = self.attention(states, prototypes)
+        own = torch.tensor([slots.index(n) for n in numbers], device=both.device)
+        coarse = None
+        if self.level == "native" and memory is not None:
+            chosen = type(memory)(memory.tokens[own], memory.position, memory.pointers[own])
+            coarse = self.sam.condition(target, chosen, attended.value)
+        prompt = torch.stack([attended.query, attended.value], dim=1)
+        return self.sam.decode(target, prompt, coarse), attended, own
+
+    def forward(self, pair: Pair, sample: Sample) -> tuple[Tensor, Attended, Tensor, Tensor]:
+        """Teacher-forced: the right answer is given; what comes back is measured.
+
+        Returns
+        -------
+        logits, attended, slots, language_loss
+            As :meth:`draw`, and the language model's loss on the answer.
+        """
+        states, output = self._states(sample, sample.answer)
+        logits, attended, slots = self.draw(pair, states, list(sample.masks))
+        return logits, attended, slots, output.loss
+
+    @torch.no_grad()
+    def predict(self, pair: Pair, sample: Sample, most_tokens: int = 256) -> DrawnMasks:
+        """The model's own answer: what it names it draws; a ``<Seg>`` after no legend entry draws nothing."""
+        text = self.language.answer([sample.prompt], [list(sample.pictures)], most_tokens=most_tokens)[0]
+        shape = pair.target.image.shape
+        try:
+            numbers = list(read_segments(text, sample.legend))
+        except InputError:
+            numbers = []
+        numbers = [n for n in numbers if n in pair.labels]
+        if not numbers:
+            return DrawnMasks(text, {}, None)
+        states, _ = self._states(sample, text)
+        logits, attended, _ = self.draw(pair, states, numbers)
+        full = interpolate(logits[:, None].float(), shape, mode="bilinear", align_corners=False)[:, 0] > 0
+        return DrawnMasks(text, dict(zip(numbers, full.cpu().numpy(), strict=True)), attended)
+
+    def save(self, folder: Path) -> None:
+        """Memory attention and SAM 2's decoder (safetensors) and the settings; the language model saves its adapter."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.attention.state_dict().items()}, folder / "attention.safetensors")
+        decoder = self.sam.model.mask_decoder.state_dict()
+        save_file({k: v.contiguous().clone() for k, v in decoder.items()}, folder / "decoder.safetensors")
+        plain = {"memory": self.attention.config.to_json(), "level": self.level}
+        (folder / "token_segmenter.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, language: VisionLanguageModel, sam: Sam2Parts) -> TokenSegmenter:
+        """What :meth:`save` wrote, on top of the same language model and SAM 2.
+
+        Raises
+        ------
+        FormatError
+            If a file is missing, damaged or made with other models.
+        """
+        try:
+            plain = json.loads((folder / "token_segmenter.json").read_text(encoding="utf-8"))
+            attention = MemoryAttention(MemoryConfig(**plain["memory"]))
+            attention.load_state_dict(load_file(folder / "attention.safetensors"))
+            sam.model.mask_decoder.load_state_dict(load_file(folder / "decoder.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise FormatError(f"{folder.name} holds no token segmenter of these models ({reason})") from error
+        if attention.config.hidden != language.hidden or attention.config.width != sam.width:
+            raise FormatError(f"{folder.name} was trained with models of other widths: load the ones it names")
+        return cls(language, sam, attention.to(language.device), plain["level"])
+
+    def _states(self, sample: Sample, answer: str) -> tuple[Tensor, Any]:
+        pictures = [list(sample.pictures)]
+        given = self.language.inputs([sample.prompt], pictures, [answer])
+        given["labels"] = self.language.completion_labels(given, self.language.inputs([sample.prompt], pictures))
+        states, output = self.language.seg_states(given)
+        return states[0], output
+
+    def _grey(self, picture: LabelledPicture) -> Tensor:
+        grey = torch.from_numpy(np.ascontiguousarray(picture.image, dtype=np.float32)).to(self.language.device)
+        # Reference and target may differ in size: SAM 2 makes both square anyway.
+        return interpolate(grey[None, None], (self.sam.size, self.sam.size), mode="bilinear", antialias=True)[0, 0]
+
+    def _regions(self, masks: Tensor, cells: int) -> Tensor:
+        """The slot of each spatial token of each region: only cells the region touches are attended to."""
+        side = round(cells**0.5)
+        inside = interpolate(masks[:, None], (side, side), mode="area")[:, 0].flatten(1) > 0
+        slots = torch.arange(len(masks), device=masks.device)[:, None].expand_as(inside)
+        return torch.where(inside, slots, -1).flatten()
