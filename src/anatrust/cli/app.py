@@ -20,6 +20,7 @@ from anatrust.cli.screen_command import screen_command
 from anatrust.cli.segment_command import segment_command
 from anatrust.cli.study_command import study_command
 from anatrust.cli.teach_command import teach_command
+from anatrust.cli.train_command import train_command
 from anatrust.cli.verify_command import verify_command
 
 __all__ = ["app"]
@@ -56,6 +57,7 @@ app.command("assess")(assess_command)
 app.command("segment")(segment_command)
 app.command("teach")(teach_command)
 app.command("annotate")(annotate_command)
+app.command("train")(train_command)
 app.command("bank")(bank_command)
 app.command("fit")(fit_command)
 app.command("screen")(screen_command)

@@ -158,7 +158,7 @@ def _loss(
     segmenter: TokenSegmenter, pair: Pair, settings: MaskSettings, rng: np.random.Generator, told: dict[str, float]
 ) -> Tensor:
     sample = pair.sample("segment", rng)
-    logits, attended, slots, language = segmenter(pair, sample)
+    logits, attended, slots, language = segmenter.forward(pair, sample)
     truth = torch.from_numpy(np.stack(list(sample.masks.values())).astype(np.float32)).to(logits.device)
     truth = interpolate(truth[:, None], logits.shape[-2:], mode="area")[:, 0]
     dice, entropy = mask_loss(logits, truth)
@@ -166,7 +166,7 @@ def _loss(
     health = attention_health(attended, slots)
     told.update(dice=dice.item(), language=language.item(), slot=slot.item())
     told.update(entropy=health.entropy, alike=health.alike)
-    total: Tensor = settings.dice * dice + settings.cross_entropy * entropy
+    total = settings.dice * dice + settings.cross_entropy * entropy
     return total + settings.language * language + settings.slot * slot
 
 

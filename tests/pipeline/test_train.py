@@ -1,0 +1,123 @@
+"""The three training stages from the command line, on tiny random models and made-up slices."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from anatrust.cli.main import run
+from anatrust.errors import InputError
+from anatrust.pipeline.cohort import Cohort
+from anatrust.pipeline.train import TrainingPlan, labelled_pictures, train
+
+MODELS = Path(__file__).parents[1] / "reference" / "tiny_models.py"
+
+
+def tiny_models():  # type: ignore[no-untyped-def]
+    spec = importlib.util.spec_from_file_location("tiny_models_of_train", MODELS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    rows = ["id,image,truth,patient"]
+    for patient in range(2):
+        labels = np.zeros((48, 56, 3), np.uint8)
+        labels[6:26, 8 + patient : 30, 1] = 1
+        labels[30:44, 30:50, 1:] = 2
+        scan = labels * 40.0 + np.random.default_rng(patient).normal(20, 2, labels.shape)
+        for kind, array in (("scan", scan.astype(np.float32)), ("truth", labels)):
+            nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1, 3, 1])), tmp_path / f"{kind}{patient}.nii.gz")
+        rows.append(f"{patient},scan{patient}.nii.gz,truth{patient}.nii.gz,p{patient}")
+    (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "names.json").write_text(json.dumps({"1": "liver", "2": "spleen"}))
+    return tmp_path
+
+
+def test_the_three_stages_run_one_after_the_other(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = tiny_models()
+    models.tiny_qwen(place / "qwen")
+    models.tiny_sam2(place / "sam2")
+    common = f"model: qwen\ncohort: cohort.csv\nnames: {place}/names.json\n"
+    (place / "sft.yaml").write_text(
+        common + "output: one\nsettings: {samples: 4, epochs: 1, batch: 2, save_every: 9}\n"
+    )
+    (place / "grpo.yaml").write_text(
+        common + "output: two\nadapters: [one]\n"
+        "settings: {steps: 1, generations: 2, batch: 2, longest: 4, save_every: 9, lora: {rank: 4}}\n"
+    )
+    (place / "seg.yaml").write_text(
+        common + "output: three\nadapters: [one, two]\nsam2: sam2\nsettings: {steps: 2, batch: 1, save_every: 2}\n"
+    )
+    for stage, folder in (("sft", "one"), ("grpo", "two"), ("seg", "three")):
+        assert run(["train", stage, str(place / f"{stage}.yaml")]) == 0
+        record = json.loads((place / folder / "run.json").read_text())
+        assert record["configuration"]["patients"] == 2
+        assert all(np.isfinite(record["figures"]))
+        assert str(place) not in json.dumps(record)
+    assert "steps, loss" in capsys.readouterr().out
+    assert (place / "three" / "attention.safetensors").is_file()
+
+
+def test_slices_are_shown_as_a_reader_sees_them(place: Path) -> None:
+    pictures = labelled_pictures(Cohort.read(place / "cohort.csv"), names=str(place / "names.json"), slices=1)
+    assert [p.patient for p in pictures] == ["p0", "p1"]
+    liver = np.argwhere(pictures[0].labels == 1).mean(0)
+    spleen = np.argwhere(pictures[0].labels == 2).mean(0)
+    # The files' axes run to the patient's right and front (from +x left to right, from +y back to front).
+    assert liver[1] < spleen[1]
+    assert liver[0] < spleen[0]
+    assert pictures[0].image.shape == (56, 48)
+    assert pictures[0].names == {1: "liver", 2: "spleen"}
+    assert 0 <= pictures[0].image.min() <= pictures[0].image.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [", "not YAML"),
+        ("just words", "holds no settings"),
+        ("model: a\ncohort: c\noutput: o\nmodle: b", "no setting 'modle'"),
+        ("model: a\ncohort: c", "lacks 'output'"),
+        ("model: a\ncohort: c\noutput: o\nconvention: inches", "convention is pixels"),
+    ],
+)
+def test_wrong_plans_are_said(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        TrainingPlan.read(tmp_path / "plan.yaml")
+    assert run(["train", "sft", str(tmp_path / "plan.yaml")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "message"),
+    [
+        ("draw", {}, "no stage 'draw'"),
+        ("seg", {}, "needs 'sam2'"),
+        ("sft", {"stpes": 3}, "no setting 'stpes'"),
+        ("sft", {"lora": {"width": 3}}, "cannot be read"),
+    ],
+)
+def test_wrong_stages_are_said(place: Path, stage: str, settings: dict[str, object], message: str) -> None:
+    plan = TrainingPlan("qwen", place / "cohort.csv", place / "out", settings=settings)
+    with pytest.raises(InputError, match=message):
+        train(stage, plan)  # type: ignore[arg-type]
+
+
+def test_a_table_without_truth_is_said(place: Path) -> None:
+    (place / "bare.csv").write_text("id,image\n0,scan0.nii.gz\n")
+    told: list[str] = []
+    with pytest.raises(InputError, match="no scan has a truth"):
+        labelled_pictures(Cohort.read(place / "bare.csv"), warn=told.append)
+    assert told == ["row 2 has no truth and is left out"]
