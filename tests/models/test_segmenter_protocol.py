@@ -164,3 +164,11 @@ def test_slabs_change_nothing(monkeypatch):
         monkeypatch.setattr(blob, "_SLAB_VOXELS", voxels)
         found.append(BlobSegmenter(margin=0).segment(scan, Prompt("x", organ=organ), Region.whole(shape)).array)
     assert np.array_equal(*found)
+
+
+def test_a_network_reads_images_smaller_than_its_depth():
+    for ndim in (2, 3):
+        scan = Scan(np.random.default_rng(0).normal(size=(2,) * ndim), Grid((2,) * ndim, np.eye(4)))
+        found = UNetTarget(tiny_unet(ndim)).segment(scan, Prompt("x"), Region.whole((2,) * ndim)).array
+        assert found.shape == (1, *(2,) * ndim)
+        assert np.isfinite(found).all()

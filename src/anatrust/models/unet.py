@@ -77,6 +77,9 @@ class UNet(nn.Module):
         padding: list[int] = []
         for size in reversed(shape):
             padding += [0, -size % multiple]
+        if all(size <= multiple for size in shape):
+            # Instance norm needs more than one voxel at the deepest level.
+            padding[1] += multiple
         current = functional.pad(image, padding)
         skips: list[torch.Tensor] = []
         for level, stage in enumerate(self.stages):
