@@ -17,9 +17,10 @@ from anatrust.studies.tables import markdown_table
 
 __all__ = ["STUDY"]
 
-_USUAL: Mapping[str, Any] = {"crops": 8, "variant": "main", "fit": 20, "levels": None}
+_USUAL: Mapping[str, Any] = {"crops": 8, "variant": "main", "fit": 20, "levels": None, "trees": 300}
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "as in the main study": {},
+    "1000 trees": {"trees": 1000},
     **{f"{n} crops": {"crops": n} for n in (1, 2, 4)},
     "crops of 64 mm": {"variant": "voxel 64"},
     **{f"crops {mode}": {"variant": f"{mode} 32"} for mode in ("component", "spatial", "center")},
@@ -49,6 +50,8 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     ]
     known = {u.key: u for u in rows}
     method = replace(cheaper("forest, deep", quick=context.quick), draws=p["crops"])
+    if not context.quick:
+        method = replace(method, settings={"trees": p["trees"]})
     if p["levels"] is not None:
         method = without_last_levels(method, rows[0], p["levels"])
     fit = 4 if context.quick else p["fit"]
