@@ -28,8 +28,8 @@ _FAILED = 0.7  # Dice below this is a failure here
 def _cells(context: Context) -> list[Cell]:
     needs = (*NEEDS, "anatrust.studies.rfdeep_lodo", "anatrust.studies.rfdeep_failure")
     cells = []
-    for name in ("hippocampus",) if context.quick else ("hippocampus", "cardiac"):
-        files = data_files(name, context.path(), quick=context.quick)  # type: ignore[arg-type]
+    for name in ("hippocampus",):
+        files = data_files(name, context.path(), quick=context.quick)
         parameters = {"set": name, "resplits": 2 if context.quick else 20}
         cells.append(Cell(name, parameters, files=files, needs=needs))
     return cells
