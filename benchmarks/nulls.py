@@ -59,7 +59,7 @@ def balls(mask: np.ndarray, rng: np.random.Generator, count: int = 50) -> list[n
 
 def descriptors(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Sixteen smoothed copies, standardised: as many numbers a voxel as local descriptors have."""
-    copies = [image, *(gaussian_filter(image, (s, s, s / 6)) for s in np.linspace(0.3, 1.5, 15))]
+    copies = [image, *(gaussian_filter(image, (s, s, s / 6)) for s in np.linspace(0.1, 0.9, 15))]
     return np.stack([(c - c[mask].mean()) / c[mask].std() for c in copies], axis=-1)
 
 
