@@ -221,8 +221,8 @@ def walk_benchmark(rounds: int, quick: bool) -> dict:
     return results
 
 
-def whole(shape: tuple[int, ...], patch: int, rounds: int) -> float:
-    """Median seconds from patch features and probabilities to both sets."""
+def whole(shape: tuple[int, ...], patch: int, rounds: int) -> dict[str, float]:
+    """Median seconds by the clock from patch features and probabilities to both sets, and processor time of a call."""
     grid = Grid(shape, np.diag([1.0, 1.0, 2.0, 1.0]))
     recipe = ScoreRecipe("graph", {"patch": patch, "laziness": 0.5, "slices": 1})
     nodes = recipe.patches(shape, grid.spacing)
@@ -235,7 +235,9 @@ def whole(shape: tuple[int, ...], patch: int, rounds: int) -> float:
     )
     calibration = SetCalibration("disc", recipe, outer, inner, 20, 0)
     call = lambda: calibration.predict(probabilities, image, grid, lambda: rows)  # noqa: E731
-    return timed({"anatrust": call}, rounds)["anatrust"]
+    start = time.process_time()
+    call()
+    return {"processor": round(time.process_time() - start, 4), "clock": timed({"anatrust": call}, rounds)["anatrust"]}
 
 
 def main() -> int:
@@ -260,8 +262,8 @@ def main() -> int:
             for name, cell in results["graph"].items()
             if name != "absent"
         ),
-        "slice within 50 ms": results["slice_seconds"] <= 0.05,
-        "volume within 10 s": results["volume_seconds"] <= 10,
+        "slice within 50 ms": results["slice_seconds"]["clock"] <= 0.05,
+        "volume within 10 s": results["volume_seconds"]["clock"] <= 10,
     }
     packages = ("anatrust", "numpy", "scipy", "scikit-learn", "numba", "torch", "faiss-cpu", "mapie")
     report = {
