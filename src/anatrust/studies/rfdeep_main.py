@@ -304,7 +304,7 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         header = ["detector", "learns from strange scans", f"AUROC {near} (re-splits)", "95 % over patients", "FPR95"]
         made[f"{name}"] = markdown_table([*header, "AUPR out / in", "AUROC far", "forest minus it, near"], rows)
         curve = []
-        logit = _best_logit(compared, near)
+        shown = [m for m in (*_SHOWN, _best_logit(compared, near)) if m in compared]
         for kind in STRENGTHS:
             for level in _LEVELS:
                 dataset = f"{kind} {level}"
@@ -314,10 +314,10 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
                     [
                         f"{kind}, {STRENGTHS[kind][level - 1]:g}",
                         f"{own['dice_lost'][dataset]:.1f}",
-                        *(f"{compared[m]['rows'][dataset]['auroc']['mean']:.3f}" for m in (*_SHOWN, logit)),
+                        *(f"{compared[m]['rows'][dataset]['auroc']['mean']:.3f}" for m in shown),
                     ]
                 )
-        made[f"{name}-strength"] = markdown_table(["shift", "Dice points lost", *_SHOWN, logit], curve)
+        made[f"{name}-strength"] = markdown_table(["shift", "Dice points lost", *shown], curve)
     rows = [
         [t["what"], t["required"], f"{t['observed']:.3f}", "yes" if t["met"] else "**no**"]
         for t in result["summary"]["targets"]
@@ -340,7 +340,7 @@ def _figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
         if name == "targets":
             continue
         compared = {k.split("/", 2)[2]: v for k, v in result["cells"].items() if k.startswith(f"resplits/{name}/")}
-        shown = (*_SHOWN, _best_logit(compared, f"near {NEAR_LEVEL}"))
+        shown = [m for m in (*_SHOWN, _best_logit(compared, f"near {NEAR_LEVEL}")) if m in compared]
         panels = []
         for kind in STRENGTHS:
             levels = [level for level in _LEVELS if f"{kind} {level}" in own["dice_lost"]]
@@ -351,7 +351,8 @@ def _figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
                 }
                 for method in shown
             }
-            panels.append({"title": kind, "lines": lines})
+            if levels:
+                panels.append({"title": kind, "lines": lines})
         made[f"{name}-strength"] = {"panels": panels, "xlabel": "level of the shift", "ylabel": "AUROC", "level": 0.93}
     return made
 
