@@ -200,6 +200,12 @@ def test_documentation_is_filled_and_checked(tmp_path: Path, monkeypatch: pytest
     page.write_text(page.read_text().replace("| mean | ", "| mean | 9"))
     assert update_docs(results, docs, check=True) == (str(page),)
     page.write_text("<!-- study: toy/other -->\n<!-- /study -->\n")
+    lost = "<!-- study: toy/table -->\n\n## Another section\n\n"
+    page.write_text(lost + "<!-- study: toy/table -->\n<!-- /study -->\n", encoding="utf-8")
+    with pytest.raises(InputError, match="lost its end"):
+        update_docs(results, docs)
+    assert "Another section" in page.read_text(encoding="utf-8")
+    page.write_text("<!-- study: toy/other -->\n<!-- /study -->\n", encoding="utf-8")
     with pytest.raises(InputError, match="asks for the table 'toy/other'"):
         update_docs(results, docs)
     run_study(documented, quick=True, out=results, cache=tmp_path / "cells")

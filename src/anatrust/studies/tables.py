@@ -65,7 +65,7 @@ def update_docs(
     Raises
     ------
     InputError
-        If a page asks for a table that no result provides, or a quick result is found.
+        If a page asks for a table that no result provides, a block has no end, or a quick result is found.
     """
     loaded = {p.stem: read_result(p) for p in sorted(Path(results).glob("*.json"))}
     made: dict[str, str] = {}
@@ -88,6 +88,9 @@ def update_docs(
 
         def fill(match: re.Match[str], page: Path = page) -> str:
             key = match["key"]
+            if "<!-- study: " in match["body"]:
+                # Filling it would delete everything up to the next block's end.
+                raise InputError(f"{page}: the block '{key}' has lost its end <!-- /study -->: put it back")
             if key not in made:
                 raise InputError(f"{page} asks for the table '{key}', which no result provides: run the study")
             return f"{match[1]}{made[key]}\n{match[4]}"
