@@ -44,8 +44,8 @@ class Segmenter(Protocol):
     """A frozen model that draws one target inside a region of a scan.
 
     ``name`` is the registry name, ``identity`` says exactly which model answers (for learned ones
-    with the weights' hash) and stands in ``run.json`` and in profiles. Every implementation passes
-    the battery in ``tests/models/conftest.py``: its answer lies on the region's grid,
+    with the weights' hash) and stands in ``run.json`` and in profiles. Every implementation that
+    runs in this process passes the battery in ``tests/models/conftest.py``: its answer lies on the region's grid,
     does not depend on how the file stores its axes, is the same every time, and is bounded in
     memory by tiles, however large the region is.
     """
