@@ -257,8 +257,8 @@ def test_a_tool_that_hangs_is_ended_with_its_children(tmp_path):
     begin = time.monotonic()
     with pytest.raises(InputError, match="was not done after 1 seconds"):
         run_tool(ToolSettings((str(slow),), seconds=1), [], "It")
-    assert time.monotonic() - begin < 15
-    time.sleep(max(0.0, 5 - (time.monotonic() - begin)))
+    assert time.monotonic() - begin < 45, "it was ended, not waited for"
+    time.sleep(6)  # longer than its child would have needed
     assert not mark.exists(), "its child was ended too"
 
 
