@@ -11,7 +11,14 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from anatrust.conformal.recipe import PUBLISHED_WALK, ScoreRecipe, candidate_recipes
-from anatrust.conformal.sets import LabelledCase, PredictionSet, SetCalibration, conformalize
+from anatrust.conformal.sets import (
+    LabelledCase,
+    PredictionSet,
+    SetCalibration,
+    calibrate_curves,
+    conformalize,
+    patient_curves,
+)
 from anatrust.errors import InputError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import Mask
@@ -130,6 +137,13 @@ class TestConformalize:
         mixed = [c for i in range(3) for c in case(i)] + list(case(0))
         with pytest.raises(InputError, match="p0"):
             conformalize(mixed, RECIPES[0], 0.1)
+
+    def test_a_stream_and_kept_losses_calibrate_alike(self) -> None:
+        patients = [list(case(i, slices=2)) for i in range(15)]
+        streamed = conformalize((c for own in patients for c in own), RECIPES[0], 0.1)
+        curves = [pair for own in patients if (pair := patient_curves(own, RECIPES[0])) is not None]
+        kept = calibrate_curves([p[0] for p in curves], [p[1] for p in curves], RECIPES[0], 0.1)
+        assert kept.to_json() == streamed.to_json()
 
     def test_patients_without_the_structure_are_counted_apart(self) -> None:
         cases = [c for i in range(12) for c in case(i)]

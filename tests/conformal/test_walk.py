@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -57,6 +59,22 @@ def test_every_walk_is_stochastic_and_keeps_range_and_simplex(case: dict) -> Non
     assert (walked <= scores.max(axis=0)).all()
 
 
+@given(case=graphs, classes=st.sampled_from([None, *range(1, 12)]), laziness=st.sampled_from([0.0, 0.3, 1.0]))
+@settings(max_examples=100, deadline=None)
+def test_the_compiled_walk_is_the_sparse_product(case: dict, classes: int | None, laziness: float) -> None:
+    """Oracle: SciPy's product, step by step, on every graph and any number of classes."""
+    matrix = matrix_of(case)
+    shape = (case["nodes"],) if classes is None else (case["nodes"], classes)
+    scores = np.random.default_rng(case["seed"]).normal(size=shape)
+    kept, slow = scores.copy(), scores
+    for _ in range(4):
+        slow = laziness * slow + (1 - laziness) * (matrix @ slow)
+    walked = diffuse(scores, matrix, steps=4, laziness=laziness)
+    assert walked.shape == shape
+    np.testing.assert_allclose(walked, slow, atol=1e-12)
+    np.testing.assert_array_equal(scores, kept)
+
+
 @given(seed=st.integers(0, 500), steps=st.integers(0, 6), laziness=st.sampled_from([0.0, 0.4, 1.0]))
 @settings(max_examples=40, deadline=None)
 def test_renumbering_the_nodes_changes_nothing(seed: int, steps: int, laziness: float) -> None:
@@ -83,6 +101,40 @@ def test_neighbours_are_the_nearest(backend: str, rng: np.random.Generator) -> N
     expected = np.sort(cosines, axis=1)[:, ::-1][:, :5]
     np.testing.assert_allclose(found.cosines, expected, atol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(cosines, found.indices, 1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("nodes", "k"), [(1200, 20), (7, 6), (2, 1), (1, 3)])
+def test_faiss_finds_the_neighbours_of_the_reference(nodes: int, k: int, rng: np.random.Generator) -> None:
+    pytest.importorskip("faiss")
+    features = rng.normal(size=(nodes, 16)).astype(np.float32)
+    reference, found = (cosine_neighbours(features, k, engine=engine) for engine in ("blocks", "faiss"))
+    assert found.indices.shape == (nodes, min(k, nodes - 1))
+    np.testing.assert_allclose(found.cosines, reference.cosines, atol=1e-6)
+    assert (found.indices != np.arange(nodes)[:, None]).all()
+    # Two neighbours may change places where their cosines differ by rounding alone.
+    same = np.sort(found.indices) == np.sort(reference.indices)
+    assert np.count_nonzero(same) >= 0.999 * same.size
+    scores = rng.random(nodes)
+    walked = [diffuse(scores, transition_matrix(one)) for one in (reference, found)]
+    np.testing.assert_allclose(*walked, atol=1e-4)
+
+
+def test_faiss_keeps_the_rules_of_the_reference(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    # Twins: the node itself is not always its own first hit, and among equals the lower index stands first.
+    twins = np.repeat(rng.normal(size=(30, 4)), 2, axis=0)
+    found = cosine_neighbours(twins, 1, engine="faiss").indices.ravel()
+    np.testing.assert_array_equal(found, np.arange(60) ^ 1)
+    assert (cosine_neighbours(np.zeros((5, 2)), 2, engine="faiss").cosines == 0).all()
+    with pytest.raises(InputError, match="slabs"):
+        cosine_neighbours(np.ones((4, 2)), slab=2, engine="faiss")
+    assert [graph.engine_for(*v) for v in ((32_768, None), (40_000, 200), (40_000, None))] == [
+        "blocks", "blocks", "faiss",
+    ]  # fmt: skip
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert graph.engine_for(40_000, None) == "blocks"
+    with pytest.raises(InputError, match="deep"):
+        cosine_neighbours(np.ones((4, 2)), engine="faiss")
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
@@ -189,6 +241,15 @@ def test_compiled_loops_say_what_their_source_says(rng: np.random.Generator) -> 
     assert row[0].tolist() == [[7, 8, 4]]
     graph._insert.py_func(*row, 0, 5, np.float32(0.95))
     assert row[0].tolist() == [[5, 7, 8]]
+    matrix = transition_matrix(cosine_neighbours(rng.normal(size=(9, 3)), 2))
+    pointers, columns = matrix.indptr.astype(np.uint64), matrix.indices.astype(np.uint64)
+    for classes in (1, 4, 7):
+        scores = rng.random((9, classes))
+        both = [
+            f(pointers, columns, matrix.data, scores.copy(), 3, 0.2)
+            for f in (diffusion._steps, diffusion._steps.py_func)
+        ]
+        np.testing.assert_allclose(*both, atol=1e-14)
     patches = Patches((3, 5, 4), (2, 2, 3))
     image, total = rng.random((3, 5, 4, 2)), np.zeros((2, 3, 2, 2))
     diffusion._sums.py_func(image, patches._owners, total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -20,6 +21,7 @@ from anatrust.statistics.loss_curves import (
     total_loss,
 )
 from anatrust.statistics.risk_control import (
+    LossSketch,
     OnlineThreshold,
     conformal_threshold,
     effective_sample_size,
@@ -194,6 +196,42 @@ class TestConformalThreshold:
         assert np.mean(losses) <= alpha + 2 * error
         # Angelopoulos et al.: no lower than α - 2/(n + 1) for losses without large jumps; ties cost a little more.
         assert np.mean(losses) >= alpha - 2 / (n + 1) - 0.03
+
+
+class TestSketches:
+    @pytest.mark.parametrize("safe", ["low", "high"])
+    def test_parts_of_a_cohort_merge_into_the_whole(self, safe: str, rng: np.random.Generator) -> None:
+        loss = outer_loss_curve if safe == "low" else inner_loss_curve
+        curves = [c for c in (loss([patient(rng)]) for _ in range(40)) if c]
+        parts = [LossSketch(safe) for _ in range(2)]  # type: ignore[arg-type]
+        for k, curve in enumerate(curves):
+            parts[k % 2].add(curve)
+        parts[0].merge(parts[1])
+        found, whole = parts[0].threshold(0.1), conformal_threshold(curves, 0.1, safe=safe)  # type: ignore[arg-type]
+        assert (found.threshold, found.feasible, found.patients) == (whole.threshold, True, 40)
+        assert found.mean_loss == pytest.approx(whole.mean_loss)
+
+    def test_sketches_that_do_not_fit_are_refused(self) -> None:
+        with pytest.raises(InputError, match="safe end"):
+            LossSketch("low").merge(LossSketch("high"))
+        with pytest.raises(InputError, match="monotone"):
+            LossSketch("low").add(LossCurve([0, 5], [1.0, 0.0]))
+
+    def test_a_cohort_streamed_ten_times_as_long_takes_no_more_memory(self) -> None:
+        def peak(patients: int) -> int:
+            def curves():
+                breaks = np.arange(0, 60_000, 2)
+                for k in range(patients):
+                    yield LossCurve(breaks, np.linspace(0, 1 / (1 + k % 7), breaks.size))
+
+            tracemalloc.start()
+            conformal_threshold(curves(), 0.2, safe="low")
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            return most
+
+        peak(20)
+        assert peak(200) <= 1.05 * peak(20) < 10e6
 
 
 class TestVariants:

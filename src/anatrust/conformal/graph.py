@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from anatrust.errors import InputError
 
-__all__ = ["Neighbours", "Symmetry", "cosine_neighbours", "transition_matrix", "volume_neighbours"]
+__all__ = ["Engine", "Neighbours", "Symmetry", "cosine_neighbours", "transition_matrix", "volume_neighbours"]
 
 Symmetry = Literal["none", "max", "mean"]
+Engine = Literal["blocks", "faiss"]
 _BLOCK_ROWS = 1024
 _TILE = 512
+_MANY_NODES = 32_768
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,24 @@ def _merge(
                 _insert(indices, cosines, second + j, first + i, value)
 
 
-def cosine_neighbours(features: Any, k: int = 20, *, slab: int | None = None) -> Neighbours:
+def engine_for(count: int, slab: int | None) -> Engine:
+    """``"faiss"`` where every one of many nodes is a candidate and faiss (extra ``deep``) is installed.
+
+    On one core the blocks are 1.4 to 1.8 times as fast at every size measured (up to 32 768 nodes), but their
+    merging stays on it, while faiss's search takes all cores there are.
+    """
+    if slab is not None or count <= _MANY_NODES:
+        return "blocks"
+    try:
+        import faiss  # noqa: F401
+    except ImportError:
+        return "blocks"
+    return "faiss"
+
+
+def cosine_neighbours(
+    features: Any, k: int = 20, *, slab: int | None = None, engine: Engine | None = None
+) -> Neighbours:
     """Exact k nearest neighbours by cosine similarity.
 
     Parameters
@@ -84,11 +103,16 @@ def cosine_neighbours(features: Any, k: int = 20, *, slab: int | None = None) ->
     slab
         Nodes of a volume's slice, which follow each other: only nodes of the same slice and of the two
         beside it can then be neighbours, and the cost grows with M instead of M². None: all can.
+    engine
+        ``"blocks"``, the reference, or ``"faiss"``, its flat inner product: the same neighbours up to the last bit
+        of a cosine and, where many are exactly as near as the k-th, up to which of these are kept. None: faiss
+        where it is installed above 32 768 nodes without slabs. Torch tensors have their own.
 
     Raises
     ------
     InputError
-        If the features are not two-dimensional, not finite, k is below 1, or M is not made of slabs.
+        If the features are not two-dimensional, not finite, k is below 1, M is not made of slabs, or faiss is asked
+        for slabs or is not installed.
 
     Notes
     -----
@@ -118,6 +142,8 @@ def cosine_neighbours(features: Any, k: int = 20, *, slab: int | None = None) ->
     if not np.isfinite(rows).all():
         raise InputError("features hold NaN or infinite values: check the encoder's input range")
     rows = _unit_rows(rows)
+    if (engine or engine_for(count, slab)) == "faiss":
+        return _faiss_neighbours(rows, k, slab)
     indices = np.zeros((count, k), dtype=np.int64)
     cosines = np.full((count, k), -np.inf, dtype=np.float32)
     if k > 0:
@@ -131,6 +157,22 @@ def cosine_neighbours(features: Any, k: int = 20, *, slab: int | None = None) ->
                     break
                 _merge(rows[first:end] @ rows[second:last].T, first, second, indices, cosines)
     return Neighbours(indices, cosines)
+
+
+def _faiss_neighbours(rows: npt.NDArray[np.float32], k: int, slab: int | None) -> Neighbours:
+    """All products by faiss's flat index; nodes find themselves, wherever in the list, and are taken out."""
+    try:
+        import faiss
+    except ImportError:
+        raise InputError("faiss is not installed: add the extra 'deep', or leave the engine to anatrust") from None
+    if slab is not None:
+        raise InputError("faiss knows no slabs: use the engine 'blocks' for them")
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    cosines, indices = index.search(rows, k + 1)
+    cosines[indices == np.arange(len(rows))[:, None]] = -np.inf
+    order = np.lexsort((indices, -cosines))[:, :k]
+    return Neighbours(np.take_along_axis(indices, order, axis=1), np.take_along_axis(cosines, order, axis=1))
 
 
 def _torch_neighbours(features: Any, k: int, slab: int | None) -> Neighbours:

@@ -15,7 +15,7 @@ from anatrust.errors import InputError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import Mask
 from anatrust.statistics.loss_curves import LossCurve, inner_loss_curve, outer_loss_curve
-from anatrust.statistics.risk_control import RiskThreshold, conformal_threshold
+from anatrust.statistics.risk_control import LossSketch, RiskThreshold, conformal_threshold
 from anatrust.statistics.risk_testing import assured_threshold
 
 __all__ = [
@@ -169,16 +169,22 @@ def conformalize(
     InputError
         If the images of one patient are not together (they would count twice).
     """
-    outer: list[LossCurve] = []
-    inner: list[LossCurve] = []
+    low, high = LossSketch("low"), LossSketch("high")
+    kept: list[tuple[LossCurve, LossCurve]] = []  # an assurance asks for every patient's loss, not only for their sum
     empty = 0
     for images in _by_patient(cases):
         curves = patient_curves(images, recipe)
         if curves is None:
             empty += 1
+        elif assurance is None:
+            low.add(curves[0])
+            high.add(curves[1])
         else:
-            outer.append(curves[0])
-            inner.append(curves[1])
+            kept.append(curves)
+    if assurance is None:
+        sides = low.threshold(alpha), high.threshold(alpha)
+        return SetCalibration(structure, recipe, *sides, low.patients, empty)
+    outer, inner = [pair[0] for pair in kept], [pair[1] for pair in kept]
     return calibrate_curves(outer, inner, recipe, alpha, structure=structure, assurance=assurance, empty=empty)
 
 

@@ -11,7 +11,7 @@ risk control, ICLR 2024, theorem 1). It says nothing about one patient or one vo
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from anatrust.errors import InputError
 from anatrust.statistics.loss_curves import EMPTY_SET, LossCurve, SafeEnd, total_loss
 
 __all__ = [
+    "LossSketch",
     "OnlineThreshold",
     "RiskThreshold",
     "check_monotone",
@@ -88,18 +89,88 @@ def check_monotone(curves: Sequence[LossCurve], safe: SafeEnd) -> None:
     """Refuse loss curves that grow somewhere on the way to the safe end."""
     bad = next((i for i, curve in enumerate(curves) if not curve.is_monotone(safe)), None)
     if bad is not None:
-        raise InputError(
-            f"loss curve {bad} is not monotone towards the safe end '{safe}': use curve.monotone('{safe}')"
-        )
+        raise _not_monotone(bad, safe)
 
 
-def conformal_threshold(curves: Sequence[LossCurve], alpha: float, *, safe: SafeEnd) -> RiskThreshold:
+def _not_monotone(number: int, safe: SafeEnd) -> InputError:
+    return InputError(
+        f"loss curve {number} is not monotone towards the safe end '{safe}': use curve.monotone('{safe}')"
+    )
+
+
+class LossSketch:
+    """Everything risk control needs to know of a cohort, gathered in one pass: 0.5 MB, whatever its size.
+
+    The sum of the patients' losses at each of the 65 537 thresholds, exactly, and their number. Sketches of two
+    parts of a cohort merge into that of the whole.
+
+    Parameters
+    ----------
+    safe
+        The end at which losses vanish, see `conformal_threshold`.
+
+    Examples
+    --------
+    >>> here, there = LossSketch("low"), LossSketch("low")
+    >>> for i in range(10):
+    ...     here.add(LossCurve([0, 100 + i], [0.0, 1.0]))
+    ...     there.add(LossCurve([0, 110 + i], [0.0, 1.0]))
+    >>> here.merge(there)
+    >>> here.patients, here.threshold(0.1).threshold
+    (20, 100)
+    """
+
+    def __init__(self, safe: SafeEnd) -> None:
+        self.safe = safe
+        self.patients = 0
+        self._steps = np.zeros(EMPTY_SET + 1)
+
+    def add(self, curve: LossCurve) -> None:
+        """One more patient.
+
+        Raises
+        ------
+        InputError
+            If the curve grows somewhere on the way to the safe end.
+        """
+        if not curve.is_monotone(self.safe):
+            raise _not_monotone(self.patients, self.safe)
+        self._steps[curve.breaks] += np.diff(curve.losses, prepend=0.0)
+        self.patients += 1
+
+    def merge(self, other: LossSketch) -> None:
+        """Add the patients of another sketch, none of whom is in this one."""
+        if other.safe != self.safe:
+            raise InputError("only sketches of losses with the same safe end can be merged")
+        self._steps += other._steps
+        self.patients += other.patients
+
+    def threshold(self, alpha: float) -> RiskThreshold:
+        """The exact threshold of `conformal_threshold`; O(65 536)."""
+        _check_alpha(alpha)
+        n, safe = self.patients, self.safe
+        end = _safe_end(safe)
+        if n < patients_needed(alpha):
+            words = f"infeasible: a mean loss of {alpha:g} needs {patients_needed(alpha)} patients, there are {n}"
+            return RiskThreshold(end, False, alpha, n, 0.0, safe, words)
+        total = np.cumsum(self._steps)
+        budget = max((n + 1) * alpha - 1, 0.0) + _SLACK * n
+        # Losses need not vanish at the safe end (an invented share may); then nothing can be promised.
+        if total[end] > budget:
+            words = f"infeasible: even the safest set loses {total[end] / n:.3g} on average"
+            return RiskThreshold(end, False, alpha, n, float(total[end] / n), safe, words)
+        threshold = _select(total, budget, safe)
+        words = f"mean loss at most {alpha:g} over patients like the {n} calibrated on; one patient may lose more"
+        return RiskThreshold(threshold, True, alpha, n, float(total[threshold] / n), safe, words)
+
+
+def conformal_threshold(curves: Iterable[LossCurve], alpha: float, *, safe: SafeEnd) -> RiskThreshold:
     """Exact conformal risk control: no grid, the threshold itself.
 
     Parameters
     ----------
     curves
-        One monotone loss curve a calibration patient.
+        One monotone loss curve a calibration patient; a generator needs the memory of one.
     alpha
         Promised mean loss of the next patient.
     safe
@@ -114,7 +185,7 @@ def conformal_threshold(curves: Sequence[LossCurve], alpha: float, *, safe: Safe
     Notes
     -----
     Picks the threshold furthest from the safe end with ``(sum of losses + 1) / (n + 1) <= alpha``.
-    O(n·breaks + 65536) time, 1 MB.
+    O(n·breaks + 65536) time, 1 MB (`LossSketch`).
 
     Guarantee
     ---------
@@ -131,41 +202,10 @@ def conformal_threshold(curves: Sequence[LossCurve], alpha: float, *, safe: Safe
     False
     """
     _check_alpha(alpha)
-    check_monotone(curves, safe)
-    n = len(curves)
-    if n < patients_needed(alpha):
-        return RiskThreshold(
-            _safe_end(safe),
-            feasible=False,
-            alpha=alpha,
-            patients=n,
-            mean_loss=0.0,
-            safe=safe,
-            sentence=f"infeasible: a mean loss of {alpha:g} needs {patients_needed(alpha)} patients, there are {n}",
-        )
-    total, _ = total_loss(curves)
-    budget = max((n + 1) * alpha - 1, 0.0) + _SLACK * n
-    # Losses need not vanish at the safe end (an invented share may); then nothing can be promised.
-    if total[_safe_end(safe)] > budget:
-        return RiskThreshold(
-            _safe_end(safe),
-            feasible=False,
-            alpha=alpha,
-            patients=n,
-            mean_loss=float(total[_safe_end(safe)] / n),
-            safe=safe,
-            sentence=f"infeasible: even the safest set loses {total[_safe_end(safe)] / n:.3g} on average",
-        )
-    threshold = _select(total, budget, safe)
-    return RiskThreshold(
-        threshold,
-        feasible=True,
-        alpha=alpha,
-        patients=n,
-        mean_loss=float(total[threshold] / n),
-        safe=safe,
-        sentence=f"mean loss at most {alpha:g} over patients like the {n} calibrated on; one patient may lose more",
-    )
+    sketch = LossSketch(safe)
+    for curve in curves:
+        sketch.add(curve)
+    return sketch.threshold(alpha)
 
 
 def weighted_threshold(
