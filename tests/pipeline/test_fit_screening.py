@@ -220,3 +220,23 @@ def test_drift_is_seen_over_time_and_the_monitor_goes_on(folder: Path, tmp_path:
     (tmp_path / "m.npz").write_bytes(b"nothing")
     good = str(table(folder, later, "drift.csv"))
     assert run(["screen", good, "-o", str(tmp_path / "d.csv"), *base, *monitor]) == 2
+
+
+def test_few_patients_fit_and_calibrate_on_all_of_them(folder: Path, tmp_path: Path) -> None:
+    """Nine usual patients cannot be split for a rate of 0.1; left out in turn they can, at a price that is said."""
+    few = [*usual(9), *({"n": n, "outlier": "true"} for n in range(50, 60))]
+    split = fit_screening(Cohort.read(table(folder, few)), flag_rate=0.1, description=make_description(crops=SMALL))
+    assert any("--cross-conformal can" in note for note in split.notes)
+    file = table(folder, few, "few.csv")
+    command = ["fit", str(file), "-o", str(tmp_path / "p.profile"), "--flag-rate", "0.1", "--crop-edge", "32", "-q"]
+    assert run([*command, "--cross-conformal"]) == 0
+    profile = Profile.load(tmp_path / "p.profile")
+    assert profile.screening is not None
+    screener = profile.screening.screener
+    assert (screener.n_calibration, len(screener.fit_patients), screener.promise) == (9, 9, 0.2)
+    assert [d.name for d in screener.detectors] == ["forest", "mahalanobis"]
+    assert any("each left out in turn (at most 0.2 flagged)" in line for line in profile.describe())
+    assert verdict_of(profile, folder, 47) == "strange"
+    assert [verdict_of(profile, folder, n) for n in range(20, 30)].count("strange") <= 4
+    with pytest.raises(InputError, match="no groups"):
+        fit_screening(Cohort.read(file), cross_conformal=True, by_group=True)

@@ -84,6 +84,12 @@ def fit_command(
     by_group: Annotated[
         bool, typer.Option("--by-group", help="Calibrate screening within each group of the table.")
     ] = False,
+    cross_conformal: Annotated[
+        bool,
+        typer.Option(
+            "--cross-conformal", help="Fit and calibrate screening on the same patients: up to twice the flag rate."
+        ),
+    ] = False,
     sensitivity: Annotated[
         float, typer.Option(metavar="T", help="Share of drawn lesions the learnt gates keep, with confidence 0.9.")
     ] = 0.9,
@@ -142,6 +148,7 @@ def fit_command(
             detectors=None if detectors is None else [name.strip() for name in detectors.split(",")],
             synthetic_outliers=synthetic_outliers,
             by_group=by_group,
+            cross_conformal=cross_conformal,
             sensitivity=sensitivity,
             seed=seed,
             cache=rows,

@@ -2,6 +2,7 @@
 
 from anatrust.ood.acquisition import contrast_group, harmonised, kernel_group, manufacturer_group
 from anatrust.ood.crops import Crops, CropSettings, NoPrediction, anchored_crops
+from anatrust.ood.cross import CrossCalibration, fit_cross_screener
 from anatrust.ood.detectors import Detector, detector_names, make_detector
 from anatrust.ood.drift import DriftMonitor, DriftStep
 from anatrust.ood.explain import Explanation, explain, permutation_importance
@@ -26,6 +27,7 @@ __all__ = [
     "SYNTHETIC_OUTLIERS",
     "CropSettings",
     "Crops",
+    "CrossCalibration",
     "DescriptorFeatures",
     "Detector",
     "DriftMonitor",
@@ -48,6 +50,7 @@ __all__ = [
     "detector_names",
     "draw_split",
     "explain",
+    "fit_cross_screener",
     "fit_screener",
     "harmonised",
     "joined",

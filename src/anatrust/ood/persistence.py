@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from anatrust.errors import FormatError, InputError
 from anatrust.ood.combination import RankAverage
+from anatrust.ood.cross import CrossCalibration
 from anatrust.ood.detectors import restore_detector
 from anatrust.ood.detectors.base import Arrays, taken
 from anatrust.ood.detectors.trees import TRUSTED_TYPES
@@ -64,6 +65,12 @@ def screener_to_arrays(screener: Screener) -> tuple[dict[str, Any], Arrays]:
         "groups": groups,
         "trusted_types": list(TRUSTED_TYPES),
     }
+    if screener.cross is not None:
+        members = [screener_to_arrays(member) for member in screener.cross.members]
+        document["cross"] = [written for written, _ in members]
+        arrays["cross_scores"] = screener.cross.scores
+        for number, (_, own) in enumerate(members):
+            arrays |= {f"cross{number}.{name}": value for name, value in own.items()}
     document["digest"] = _digest(document, arrays)
     return document, arrays
 
@@ -123,6 +130,12 @@ def _read(document: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -
             for number, group in enumerate(document["groups"])
         }
     patients_for_rate(float(document["flag_rate"]))
+    cross = None
+    if "cross" in document:
+        members = [screener_from_arrays(own, _part(arrays, f"cross{i}.")) for i, own in enumerate(document["cross"])]
+        if any(member.levels != levels or member.identity != document["identity"] for member in members):
+            raise FormatError("parts of the screening section do not fit each other: fit the profile again")
+        cross = CrossCalibration(tuple(members), taken(arrays, "cross_scores", (len(members),)))
     return Screener(
         detectors,
         average,
@@ -133,4 +146,5 @@ def _read(document: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -
         taken(arrays, "fit_means", (len(identifiers), sum(width for _, width in levels))),
         float(document["flag_rate"]),
         calibration,
+        cross,
     )

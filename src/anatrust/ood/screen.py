@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from anatrust.ood.crops import NoPrediction
 from anatrust.ood.detectors import Detector
 from anatrust.ood.features import Levels, ScanFeatures
 from anatrust.statistics.conformal_p import conformal_p_value
+
+if TYPE_CHECKING:
+    from anatrust.ood.cross import CrossCalibration
 
 __all__ = ["Screener", "Screening", "ScreeningVerdict", "fit_screener", "patient_key", "patients_for_rate"]
 
@@ -104,7 +107,9 @@ class Screener:
     For a usual scan whose patient is exchangeable with the calibration patients, none of whom was
     fitted on, P(p ≤ t) ≤ t for every t, hence at most ``flag_rate`` of usual scans are called
     strange: on average over calibrations, not for this one calibration, and within each group
-    where groups are given. Nothing is promised about how many strange scans are found.
+    where groups are given. Where patients calibrate who were fitted on (``cross``), twice that:
+    see :class:`~anatrust.ood.cross.CrossCalibration`. Nothing is promised about how many strange
+    scans are found.
 
     References
     ----------
@@ -120,11 +125,19 @@ class Screener:
     fit_means: npt.NDArray[np.float64]
     flag_rate: float = 0.05
     calibration: Mapping[str, npt.NDArray[np.float64]] | None = None
+    cross: CrossCalibration | None = None
 
     @property
     def n_calibration(self) -> int:
         """Calibration patients, all groups together."""
+        if self.cross is not None:
+            return self.cross.scores.size
         return sum(scores.size for scores in (self.calibration or {}).values())
+
+    @property
+    def promise(self) -> float:
+        """At most this share of usual scans is called strange: the flag rate, twice that where ``cross`` judges."""
+        return self.flag_rate if self.cross is None else min(1.0, 2 * self.flag_rate)
 
     def abnormality(self, scans: Sequence[ScanFeatures]) -> npt.NDArray[np.float64]:
         """``(k,)`` scores, higher = stranger.
@@ -188,7 +201,7 @@ class Screener:
             group: np.sort([score for own, score in strangest.values() if own == group])
             for group in sorted({own for own, _ in strangest.values()})
         }
-        return replace(self, calibration=calibration, flag_rate=rate)
+        return replace(self, calibration=calibration, flag_rate=rate, cross=None)
 
     def threshold(self, group: str = "") -> float | None:
         """Scans that score *above* this are flagged; None where the calibration is too small for any."""
@@ -219,29 +232,38 @@ class Screener:
         InputError
             If the screener is not calibrated, the group unknown, or the features made otherwise.
         """
-        scores = self._group(group)
-        floor = 1.0 / (scores.size + 1)
+        n = self._group(group).size if self.cross is None else self.cross.scores.size
+        floor = 1.0 / (n + 1)
         if isinstance(scan, NoPrediction):
             return Screening(scan.identifier, None, None, floor, self.flag_rate, "no_prediction", (scan.reason,))
         abnormality = float(self.abnormality([scan])[0])
-        p = float(conformal_p_value(scores, abnormality))
+        if self.cross is not None:
+            p = self.cross.p_value(scan)
+        else:
+            p = float(conformal_p_value(self._group(group), abnormality))
         verdict: ScreeningVerdict
-        if self.threshold(group) is None:
+        if n < patients_for_rate(self.flag_rate):
             verdict = "infeasible"
             sentence = (
-                f"no scan can be called strange at a flag rate of {self.flag_rate:g} with {scores.size} calibration"
+                f"no scan can be called strange at a flag rate of {self.flag_rate:g} with {n} calibration"
                 f" patients: {patients_for_rate(self.flag_rate)} are needed"
             )
         elif p <= self.flag_rate + _SLACK:
             verdict = "strange"
             sentence = (
-                f"stranger than all but {round(p * (scores.size + 1)) - 1} of {scores.size} usual patients"
+                f"stranger than all but {round(p * (n + 1)) - 1} of {n} usual patients"
                 f" (p = {p:.3g}, flagged at {self.flag_rate:g}): the model may not be fit for this scan"
             )
         else:
             verdict = "usual"
-            sentence = f"not unusual among {scores.size} usual patients (p = {p:.3g}): nothing that was tested failed"
-        return Screening(scan.identifier, abnormality, p, floor, self.flag_rate, verdict, (sentence,))
+            sentence = f"not unusual among {n} usual patients (p = {p:.3g}): nothing that was tested failed"
+        reasons: tuple[str, ...] = (sentence,)
+        if self.cross is not None:
+            reasons += (
+                f"the usual patients were fitted on too, each left out in turn: up to {self.promise:g} of usual scans"
+                " may be called strange",
+            )
+        return Screening(scan.identifier, abnormality, p, floor, self.flag_rate, verdict, reasons)
 
 
 def _same_making(scan: ScanFeatures, identity: str, levels: Levels) -> None:

@@ -81,7 +81,7 @@ def read_archive(
         raise InputError(f"there is no file {path}: give {wanted}")
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _members(archive, path.name, limit)
+            members = _members(archive, path.name, limit, _MOST_MEMBERS)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
         noun = document_name.partition(".")[0]
         raise FormatError(f"{path.name} is no {noun} or is damaged ({error}): give {wanted}") from None
@@ -112,10 +112,12 @@ def _checksum(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def _members(archive: zipfile.ZipFile, name: str, limit: int) -> dict[str, bytes]:
+def _members(archive: zipfile.ZipFile, name: str, limit: int, most: int) -> dict[str, bytes]:
     """All members, bounded by what is really unpacked and not by what the headers promise."""
     infos = archive.infolist()
-    if len(infos) > _MOST_MEMBERS or sum(info.file_size for info in infos) > limit:
+    if len(infos) > most:
+        raise FormatError(f"{name} holds more than {most} parts: this is no profile")
+    if sum(info.file_size for info in infos) > limit:
         raise FormatError(f"{name} would unpack to more than {limit >> 20} MB: this is no profile")
     found: dict[str, bytes] = {}
     left = limit
@@ -147,9 +149,7 @@ def _pack(arrays: Arrays) -> bytes:
 def _unpack(data: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if len(archive.infolist()) > _MOST_ARRAYS:
-                raise FormatError(f"{where}: too many arrays")
-            members = _members(archive, where, len(data))
+            members = _members(archive, where, len(data), _MOST_ARRAYS)
     except zipfile.BadZipFile as error:
         raise FormatError(f"{where} is damaged ({error})") from None
     return {name.removesuffix(".npy"): _array(member, f"{where}/{name}") for name, member in members.items()}

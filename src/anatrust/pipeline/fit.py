@@ -41,6 +41,7 @@ def fit(
     detectors: Sequence[str] | None = None,
     synthetic_outliers: bool = False,
     by_group: bool = False,
+    cross_conformal: bool = False,
     sensitivity: float = 0.9,
     seed: int = 0,
     cache: str | Path | None = None,
@@ -70,9 +71,9 @@ def fit(
         Names of the labels of the truth, and of those in the ``anatomy`` column, see `label_table`.
     flag_rate
         Share of usual scans that screening may call strange.
-    screening, detectors, synthetic_outliers, by_group
+    screening, detectors, synthetic_outliers, by_group, cross_conformal
         What screening measures, with which detectors, whether it makes strange scans of usual ones, and
-        whether it calibrates by group: see `fit_screening`.
+        whether it calibrates by group or on the patients it is fitted on: see `fit_screening`.
     sensitivity
         Of the lesions the segmenter draws, the mean share that passes the learnt gates, with
         confidence 0.9; see `GatesSection`.
@@ -168,6 +169,7 @@ def fit(
             detectors=detectors,
             synthetic_outliers=synthetic_outliers,
             by_group=by_group,
+            cross_conformal=cross_conformal,
             seed=seed,
             cache=folder,
             progress=progress,

@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from anatrust.errors import AnatrustError, InputError
 from anatrust.image.read import read_mask, read_scan
 from anatrust.ood.crops import NoPrediction
+from anatrust.ood.cross import fit_cross_screener
 from anatrust.ood.detectors import detector_names, make_detector
 from anatrust.ood.features import ScanFeatures
-from anatrust.ood.screen import fit_screener, patients_for_rate
+from anatrust.ood.screen import Screener, fit_screener, patients_for_rate
 from anatrust.ood.synthetic import SYNTHETIC_OUTLIERS, shifted
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.screening import ScreeningSection
@@ -25,8 +27,9 @@ __all__ = ["FittedScreening", "fit_screening"]
 _MOST_FITTED = 40
 _LEAST_OUTLIERS = 10
 _LEAST_FITTED = 5
+_CROSS_TREES = 100
 # Features of different units: shrinking their covariance means something on one scale only.
-_SETTINGS: Mapping[str, Mapping[str, str]] = {"mahalanobis": {"normalise": "zscore"}}
+_SETTINGS: Mapping[str, Mapping[str, Any]] = {"mahalanobis": {"normalise": "zscore"}}
 Progress = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
 
@@ -49,6 +52,7 @@ def fit_screening(
     detectors: Sequence[str] | None = None,
     synthetic_outliers: bool = False,
     by_group: bool = False,
+    cross_conformal: bool = False,
     seed: int = 0,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -75,6 +79,10 @@ def fit_screening(
         are no substitute for real ones: the profile says how many were made.
     by_group
         Calibrate within each ``group`` of the table (each needs ``1/flag_rate - 1`` patients).
+    cross_conformal
+        Fit and calibrate on the same usual patients, leaving each out in turn, where there are too few to hold
+        any out: ``1/flag_rate - 1`` suffice, but up to twice the flag rate may be flagged. Forests have 100 trees,
+        as there is one a patient.
     cache
         Folder of a `FeatureCache`; None keeps nothing.
     progress, warn
@@ -82,7 +90,8 @@ def fit_screening(
 
     Guarantee
     ---------
-    That of `Screener`: fitting and calibration share no patient.
+    That of `Screener`: fitting and calibration share no patient. With ``cross_conformal`` that of
+    `CrossCalibration`, twice the flag rate.
     """
     rows = [row for row in cohort if row.outlier is not None and row.mask is not None]
     if not any(row.outlier is False for row in rows):
@@ -95,14 +104,19 @@ def fit_screening(
     found = _measured(rows, description, modality, store, progress, warn)
     usual = [(row, features) for row, features in found if row.outlier is False]
     patients = [*dict.fromkeys(row.patient for row, _ in usual)]
-    chosen = _chosen(patients, flag_rate, seed)
+    if cross_conformal and by_group:
+        raise InputError("cross-conformal screening has no groups: leave out --by-group or --cross-conformal")
+    chosen = _everyone(patients) if cross_conformal else _chosen(patients, flag_rate, seed)
     if chosen is None:
         words = f"screening: {len(patients)} usual patients with a prediction are too few to fit and calibrate"
         return FittedScreening(None, (), (words,))
     fitted = [(row, features) for row, features in usual if row.patient in chosen]
     held = [(row, features) for row, features in usual if row.patient not in chosen]
     calibrated = {row.patient for row, _ in held}
+    if cross_conformal:  # a new patient brings no strange scans along, so those of usual patients are left out
+        calibrated = chosen
     strange = [features for row, features in found if row.outlier and row.patient not in calibrated]
+    owners = [""] * len(strange)
     made: Counter[str] = Counter()
     if synthetic_outliers:
         kinds = list(SYNTHETIC_OUTLIERS)
@@ -113,6 +127,7 @@ def fit_screening(
             features = _made(row, kind, description, modality, seed)
             if features is not None:
                 strange.append(features)
+                owners.append(row.patient)
                 made[kind] += 1
     names = tuple(detectors or (("forest", "mahalanobis") if len(strange) >= _LEAST_OUTLIERS else ("mahalanobis",)))
     taught = any(make_detector(name).needs_outliers for name in names)
@@ -120,24 +135,31 @@ def fit_screening(
         raise InputError(
             f"{' and '.join(names)} learn from strange scans, there are {len(strange)}: mark some as outlier"
         )
-    screener = fit_screener(
-        [make_detector(name, **_SETTINGS.get(name, {})) for name in names],
-        [features for _, features in fitted],
-        [row.patient for row, _ in fitted],
-        strange if taught else (),
-        flag_rate=flag_rate,
-        seed=seed,
-    ).conformalize(
-        [features for _, features in held],
-        [row.patient for row, _ in held],
-        groups=[row.group for row, _ in held] if by_group else None,
-    )
+    settings = {**_SETTINGS, **({"forest": {"trees": _CROSS_TREES}} if cross_conformal else {})}
+    judges = [make_detector(name, **settings.get(name, {})) for name in names]
+    learnt = [features for _, features in fitted], [row.patient for row, _ in fitted], strange if taught else ()
+    screener: Screener
+    if cross_conformal:
+        screener = fit_cross_screener(
+            judges, *learnt, outside_patients=owners if taught else None, flag_rate=flag_rate, seed=seed
+        )
+    else:
+        screener = fit_screener(judges, *learnt, flag_rate=flag_rate, seed=seed).conformalize(
+            [features for _, features in held],
+            [row.patient for row, _ in held],
+            groups=[row.group for row, _ in held] if by_group else None,
+        )
     notes = [
         f"screening: {scores.size} calibration patients{f' of group {group!r}' if group else ''} cannot flag at "
         f"{flag_rate:g}; {patients_for_rate(flag_rate)} are needed beside {len(chosen)} to fit on"
         for group, scores in (screener.calibration or {}).items()
         if scores.size < patients_for_rate(flag_rate)
     ]
+    if notes and patients_for_rate(flag_rate) <= len(patients) and not by_group:
+        notes[-1] += "; --cross-conformal can, with these patients, and promises twice the rate"
+    if cross_conformal and len(patients) < patients_for_rate(flag_rate):
+        words = f"screening: {len(patients)} patients cannot flag at {flag_rate:g}, {patients_for_rate(flag_rate)} can"
+        notes.append(words)
     if strange and not taught and not detectors:
         notes.append(f"screening: {len(strange)} strange scans are too few to learn from, {_LEAST_OUTLIERS} are needed")
     if made:
@@ -146,6 +168,11 @@ def fit_screening(
     keys = FeatureCache(Path())
     section = ScreeningSection(screener, description.crops, modality, description, dict(made))
     return FittedScreening(section, tuple(keys.key(row, description, modality) for row, _ in found), tuple(notes))
+
+
+def _everyone(patients: Sequence[str]) -> set[str] | None:
+    """All usual patients, to fit on and to calibrate; None where there are too few."""
+    return set(patients) if len(patients) > _LEAST_FITTED else None
 
 
 def _chosen(patients: Sequence[str], flag_rate: float, seed: int) -> set[str] | None:

@@ -201,8 +201,11 @@ class Profile:
             lines += self.bounds.describe()
         if self.screening is not None:
             screener = self.screening.screener
+            calibrated = f"{screener.n_calibration} calibrated on"
+            if screener.cross is not None:
+                calibrated = f"the same calibrated on, each left out in turn (at most {screener.promise:g} flagged)"
             lines.append(
-                f"screening: {len(screener.fit_patients)} patients fitted on, {screener.n_calibration} calibrated on, "
+                f"screening: {len(screener.fit_patients)} patients fitted on, {calibrated}, "
                 f"flags {screener.flag_rate:g} of usual scans; {self.screening.measured.kind}, "
                 f"{' and '.join(detector.name for detector in screener.detectors)}"
             )

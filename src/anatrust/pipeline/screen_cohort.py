@@ -96,6 +96,8 @@ class Drift:
     """
 
     def __init__(self, section: ScreeningSection, *, file: Path | None = None, level: float = 0.01) -> None:
+        if section.screener.cross is not None:
+            raise InputError("drift needs scores of patients that were not fitted on: fit without --cross-conformal")
         calibration = section.screener.calibration or {}
         scores = np.sort(np.concatenate([*calibration.values()])) if calibration else np.zeros(0)
         self.file, self._seen = file, set[str]()

@@ -92,6 +92,8 @@ def screen_features(
     InputError
         If a group is given that was not calibrated.
     """
+    if section.screener.cross is not None:
+        return section.screener.screen(features)
     groups = list(section.screener.calibration or {})
     if group is None or groups == [""]:
         found = [section.screener.screen(features, group=name) for name in groups]
@@ -105,7 +107,9 @@ def scan_abnormality(section: ScreeningSection, scan: Scan, labels: LabelMap) ->
     """The abnormality of a scan as a number to reckon with; without a prediction the largest calibrated one."""
     features = section.measured.of(scan, labels)
     if isinstance(features, NoPrediction):
-        known = [scores.max() for scores in (section.screener.calibration or {}).values() if scores.size]
+        screener = section.screener
+        kept = [screener.cross.scores] if screener.cross is not None else [*(screener.calibration or {}).values()]
+        known = [scores.max() for scores in kept if scores.size]
         return float(max(known, default=0.0))
     return float(section.screener.abnormality([features])[0])
 

@@ -248,7 +248,7 @@ class _Tester:
                 if bound.feasible
             ]
         if self.profile.screening is not None:
-            rate = self.profile.screening.screener.flag_rate
+            rate = self.profile.screening.screener.promise
             found.append(("flagged", "share of usual scans that screening calls strange", rate))
         return found
 
