@@ -27,8 +27,13 @@ __all__ = ["LabelledPicture", "Pair", "Sample", "Task", "draw_pairs", "outlined"
 
 Task = Literal["name", "box", "segment"]
 OUTLINE = "yellow"
-# Okabe and Ito's colours: told apart by colour-blind readers too.
-_TINTS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+# Okabe and Ito's colours, told apart by colour-blind readers too, then six more between them.
+_TINTS = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (240, 228, 66), (90, 0, 160), (160, 255, 200), (120, 60, 20), (255, 0, 60), (255, 255, 255),
+)  # fmt: skip
+# In a smaller picture a digit would hide the region and its neighbours.
+_LEAST_WRITTEN = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +79,8 @@ def plain_picture(image: npt.NDArray[np.float32]) -> Image.Image:
 def tinted(picture: LabelledPicture, numbers: Mapping[int, int]) -> Image.Image:
     """The picture with each region tinted and its legend number written on it.
 
+    Pictures of less than 128 pixels a side are tinted alone: the first twelve numbers have a tint each.
+
     Parameters
     ----------
     picture
@@ -86,6 +93,8 @@ def tinted(picture: LabelledPicture, numbers: Mapping[int, int]) -> Image.Image:
         inside = picture.labels == label
         base[inside] = 0.6 * base[inside] + 0.4 * np.array(_TINTS[number % len(_TINTS)], np.float32)
     shown = Image.fromarray(base.astype(np.uint8))
+    if min(shown.size) < _LEAST_WRITTEN:
+        return shown
     pen = ImageDraw.Draw(shown)
     for label, number in numbers.items():
         inside = picture.labels == label
@@ -235,11 +244,12 @@ def draw_pairs(
         If no two patients share a region.
     """
     rng = np.random.default_rng(seed)
+    present = [set(picture.present) for picture in pictures]
     shared = [
         (i, j)
         for i, a in enumerate(pictures)
         for j, b in enumerate(pictures)
-        if a.patient != b.patient and set(a.present) & set(b.present)
+        if a.patient != b.patient and present[i] & present[j]
     ]
     if not shared:
         raise InputError("no two patients share a named region: give labelled pictures of at least two patients")

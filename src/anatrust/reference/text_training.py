@@ -38,7 +38,7 @@ class SftSettings:
     save_every
         Steps between checkpoints.
     lora
-        The adapter.
+        The adapter; None trains every weight, as a model of ours that starts from nothing needs it.
     """
 
     samples: int = 650_000
@@ -48,7 +48,7 @@ class SftSettings:
     seed: int = 0
     tasks: tuple[Task, ...] = ("name", "box")
     save_every: int = 200
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings | None = LoraSettings()
 
     def __post_init__(self) -> None:
         _check(self.samples, self.epochs, self.batch, self.save_every, self.learning_rate, self.tasks)
@@ -83,7 +83,7 @@ class GrpoSettings:
     longest: int = 256
     seed: int = 0
     save_every: int = 200
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings | None = LoraSettings()
 
     def __post_init__(self) -> None:
         _check(self.steps, self.generations, self.batch, self.save_every, self.learning_rate, self.tasks)
@@ -117,12 +117,12 @@ def train_sft(
     convention: Convention = "thousand",
     progress: Progress | None = None,
 ) -> list[float]:
-    """Stage one: learn to answer. The adapter is saved in ``folder``; a run begun there goes on.
+    """Stage one: learn to answer. The adapter, or the whole model, is saved in ``folder``; a run begun there goes on.
 
     Parameters
     ----------
     model
-        Gets the adapter.
+        Gets the adapter, or is changed itself.
     pictures
         Of the training patients.
     settings, convention
@@ -165,7 +165,7 @@ def train_sft(
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=model.processor,
-        peft_config=settings.lora.config(),
+        peft_config=_adapter(model, settings.lora),
         callbacks=[_told(progress)] if progress else None,
     )
     return _run(trainer, folder, "loss")
@@ -228,7 +228,7 @@ def train_grpo(
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=model.processor,
-        peft_config=settings.lora.config(),
+        peft_config=_adapter(model, settings.lora),
         callbacks=[_told(progress)] if progress else None,
     )
     return _run(trainer, folder, "reward")
@@ -281,6 +281,14 @@ def _common(folder: Path, batch: int, rate: float, seed: int, every: int, model:
         "activation_checkpointing": cuda,
         "gradient_checkpointing": False,
     }
+
+
+def _adapter(model: VisionLanguageModel, lora: LoraSettings | None) -> Any:
+    """The adapter's configuration; without one all weights are made trainable (they are loaded frozen)."""
+    if lora is None:
+        model.model.requires_grad_(True)
+        return None
+    return lora.config()
 
 
 def _told(progress: Progress) -> Any:

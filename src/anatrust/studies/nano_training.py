@@ -1,0 +1,298 @@
+"""Training and questioning of `rau-nano`: the stages of the large model on made-up patients, each resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from anatrust.errors import InputError
+from anatrust.pipeline.outputs import replace_json
+from anatrust.reference.pairs import LabelledPicture, Pair, Sample, draw_pairs, tinted
+from anatrust.reference.prompts import read_name
+from anatrust.studies.nano_anatomy import Look, cohort
+from anatrust.studies.nano_model import NanoSize, build_language
+
+if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its names alone
+    from anatrust.models.vision_language import VisionLanguageModel
+
+__all__ = ["PLAN", "QUICK", "SEEN", "UNSEEN", "Asked", "Plan", "ask", "continued", "questions", "rewarded", "taught"]
+
+SEEN: tuple[Look, ...] = ("ct", "x-ray")
+"""Looks that are trained on."""
+
+UNSEEN: tuple[Look, ...] = ("ultrasound",)
+"""The look held out from all training; references in it are given, as in the paper."""
+
+Change = Literal["none", "blank", "shuffled", "mirrored", "other look"]
+# Patients by number: no range meets another.
+_TAUGHT, _TESTED = 0, 100_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how large.
+
+    Parameters
+    ----------
+    size
+        Of the language model.
+    patients
+        Trained on.
+    samples, epochs, batch, rate
+        Of supervised training.
+    steps, generations, group, reward_rate
+        Of GRPO: steps of ``group`` prompts with so many completions each.
+    tested
+        Questions of each kind.
+    curve
+        Steps between two points of the learning curve.
+    """
+
+    size: NanoSize = field(default_factory=NanoSize)
+    patients: int = 600
+    samples: int = 9000
+    epochs: int = 4
+    batch: int = 32
+    rate: float = 1e-3
+    steps: int = 60
+    generations: int = 8
+    group: int = 8
+    reward_rate: float = 1e-4
+    tested: int = 300
+    curve: int = 125
+
+
+PLAN = Plan()
+QUICK = Plan(NanoSize(48, 12, 32, 1, 2, 32, 1), 12, 24, 1, 8, 1e-3, 1, 2, 2, 1e-4, 4, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A question to the model and whose picture it is about.
+
+    Parameters
+    ----------
+    sample
+        With its pictures.
+    patient
+        Of the target.
+    organ
+        The outlined one.
+    shown
+        The number that the pictures give the region; differs from ``sample.number`` under a shuffled legend.
+    """
+
+    sample: Sample
+    patient: str
+    organ: str
+    shown: int | None
+
+
+def questions(
+    looks: tuple[Look, ...], count: int, seed: int, plan: Plan, *, hidden: float, change: Change = "none"
+) -> list[Asked]:
+    """Naming questions about patients that no training sees; every legend holds the outlined region.
+
+    Parameters
+    ----------
+    looks
+        Of reference and target.
+    count, seed
+        How many and which.
+    plan
+        Its size and whether it is the quick one.
+    hidden
+        Share of legends without names.
+    change
+        A control: ``blank`` (both pictures of the reference empty), ``shuffled`` (the tints follow another
+        legend than the truth), ``mirrored`` (the reference left for right), ``other look`` (the reference in
+        the look that is not the target's).
+    """
+    start = _TESTED + 10_000 * (looks == UNSEEN)
+    pictures = cohort(range(start, start + max(8, plan.patients // 5)), looks, size=plan.size.side)
+    swapped: dict[str, LabelledPicture] = {}
+    if change == "other look":
+        other = UNSEEN if looks != UNSEEN else SEEN
+        fresh = cohort(range(start, start + len(pictures)), other, size=plan.size.side)
+        swapped = {picture.patient: picture for picture in fresh}
+    rng = np.random.default_rng([seed, 21])
+    found: list[Asked] = []
+    for drawn in draw_pairs(pictures, seed, hidden=hidden, absent=0.0):
+        if len(found) == count:
+            break
+        pair = drawn
+        if swapped:
+            pair = Pair(swapped[drawn.reference.patient], drawn.target, drawn.legend, drawn.labels)
+        sample = pair.sample("name", rng)
+        if sample.number is None:
+            continue
+        organ = pair.target.names[pair.labels[sample.number]]
+        number = sample.number
+        shown: int | None = number
+        if change == "blank":
+            empty = Image.new("RGB", sample.pictures[0].size)
+            sample, shown = replace(sample, pictures=(empty, empty, sample.pictures[2])), None
+        elif change == "mirrored":
+            first, second, third = sample.pictures
+            sample = replace(sample, pictures=(ImageOps.mirror(first), ImageOps.mirror(second), third))
+        elif change == "shuffled":
+            turned = dict(zip(pair.labels, np.roll(list(pair.labels), 1).tolist(), strict=True))
+            numbers = {label: turned[number] for number, label in pair.labels.items()}
+            first, _, third = sample.pictures
+            sample = replace(sample, pictures=(first, tinted(pair.reference, numbers), third))
+            shown = turned[number]
+        found.append(Asked(sample, pair.target.patient, organ, shown))
+    return found
+
+
+def ask(model: VisionLanguageModel, asked: Sequence[Asked], batch: int = 64) -> list[dict[str, Any]]:
+    """What the model answers, greedily: for each question whether it is right, of the right form, as shown."""
+    told: list[dict[str, Any]] = []
+    for begin in range(0, len(asked), batch):
+        part = asked[begin : begin + batch]
+        texts = model.answer([one.sample.prompt for one in part], [one.sample.pictures for one in part], most_tokens=20)
+        for one, text in zip(part, texts, strict=True):
+            said: int | str | None
+            try:
+                said = read_name(text, one.sample.legend)
+            except InputError:
+                said = "broken"
+            told.append(
+                {
+                    "patient": one.patient, "organ": one.organ, "form": said != "broken",
+                    "right": said == one.sample.number, "shown": said == one.shown,
+                    "choices": len(one.sample.legend.entries),
+                }
+            )  # fmt: skip
+    return told
+
+
+def taught(folder: Path, plan: Plan, seed: int) -> tuple[Path, dict[str, Any]]:
+    """Supervised training from nothing; returns the model's folder and its learning curve."""
+    start = folder / f"start-{seed}"
+    if not (start / "model.safetensors").is_file():
+        build_language(start, plan.size, seed)
+    return _supervised(folder / f"sft-{seed}", start, plan, seed, plan.samples, plan.epochs, plan.rate)
+
+
+def continued(
+    folder: Path, start: Path, plan: Plan, seed: int, seconds: float, each: float
+) -> tuple[Path, dict[str, Any]]:
+    """Supervised training that goes on for so many seconds, ``each`` a step, on questions not seen before."""
+    samples = plan.batch * max(1, round(seconds / each))
+    return _supervised(folder / f"more-{seed}", start, plan, 1000 + seed, samples, 1, plan.rate / 5)
+
+
+def rewarded(folder: Path, start: Path, plan: Plan, seed: int) -> tuple[Path, dict[str, Any]]:
+    """GRPO from a supervised model, on the questions that its continued rival starts with."""
+    from anatrust.reference.text_training import GrpoSettings, train_grpo
+
+    target = folder / f"grpo-{seed}"
+    if not (target / "told.json").is_file():
+        settings = GrpoSettings(
+            steps=plan.steps, generations=plan.generations, batch=plan.group * plan.generations,
+            learning_rate=plan.reward_rate, beta=0.0, longest=20, seed=1000 + seed, save_every=20, lora=None,
+        )  # fmt: skip
+        model, clock = _loaded(start), _Clock(target)
+        rewards = train_grpo(model, _patients(plan), settings, target, convention="pixels", progress=clock.tick)
+        replace_json(target / "told.json", {"rewards": rewards, "seconds": clock.seconds, "steps": plan.steps})
+    return target, json.loads((target / "told.json").read_text(encoding="utf-8"))
+
+
+def _supervised(
+    target: Path, start: Path, plan: Plan, seed: int, samples: int, epochs: int, rate: float
+) -> tuple[Path, dict[str, Any]]:
+    from anatrust.reference.text_training import SftSettings, train_sft
+
+    if not (target / "told.json").is_file():
+        settings = SftSettings(
+            samples=samples, epochs=epochs, batch=plan.batch, learning_rate=rate, seed=seed, tasks=("name",),
+            save_every=plan.curve, lora=None,
+        )  # fmt: skip
+        model = _loaded(start)
+        clock = _Clock(target)
+        points = _Curve(model, plan, target)
+
+        def progress(step: int, steps: int, numbers: Mapping[str, float]) -> None:
+            clock.tick(step, steps, numbers)
+            points.tick(step, steps, numbers)
+            clock.forget()
+
+        losses = train_sft(model, _patients(plan), settings, target, convention="pixels", progress=progress)
+        told = {"losses": losses, "seconds": clock.seconds, "steps": len(losses), "curve": points.points}
+        replace_json(target / "told.json", told)
+    return target, json.loads((target / "told.json").read_text(encoding="utf-8"))
+
+
+def _patients(plan: Plan) -> list[LabelledPicture]:
+    return cohort(range(_TAUGHT, _TAUGHT + plan.patients), SEEN, size=plan.size.side)
+
+
+def _loaded(folder: Path) -> VisionLanguageModel:
+    from anatrust.models.vision_language import VisionLanguageModel
+
+    return VisionLanguageModel.load(folder)
+
+
+class _Clock:
+    """Processor seconds of the steps, over interruptions."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "clock.json"
+        self.seconds = 0.0
+        if self._file.is_file():
+            self.seconds = float(json.loads(self._file.read_text(encoding="utf-8"))["seconds"])
+        self._last: float | None = None
+
+    def tick(self, step: int, _steps: int, _numbers: Mapping[str, float]) -> None:
+        now = time.process_time()
+        # The first step carries the start; it is taken to cost as much as the second.
+        if self._last is not None:
+            self.seconds += (now - self._last) * (2 if step == 2 else 1)
+        self._last = now
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(self._file, {"seconds": self.seconds})
+
+    def forget(self) -> None:
+        """What was done since the last tick was no training."""
+        self._last = time.process_time()
+
+
+class _Curve:
+    """Accuracy on unseen patients while training goes on."""
+
+    def __init__(self, model: VisionLanguageModel, plan: Plan, folder: Path) -> None:
+        self._model, self._every, self._file = model, plan.curve, folder / "curve.json"
+        kinds = {"seen": SEEN, "unseen": UNSEEN}
+        self._asked = {
+            f"{name}, {legend}": questions(looks, max(4, plan.tested // 3), 5, plan, hidden=share)
+            for name, looks in kinds.items()
+            for legend, share in (("names", 0.0), ("numbers", 1.0))
+        }
+        self.points: list[dict[str, Any]] = []
+        if self._file.is_file():
+            self.points = json.loads(self._file.read_text(encoding="utf-8"))["points"]
+        if not self.points:
+            self._point(0, {})
+
+    def tick(self, step: int, _steps: int, numbers: Mapping[str, float]) -> None:
+        if "loss" in numbers and step % self._every == 0 and step > self.points[-1]["step"]:
+            self._point(step, numbers)
+
+    def _point(self, step: int, numbers: Mapping[str, float]) -> None:
+        network = self._model.model
+        training = network.training
+        network.eval()
+        told = {name: ask(self._model, asked) for name, asked in self._asked.items()}
+        network.train(training)
+        point = {name: round(float(np.mean([t["right"] for t in rows])), 4) for name, rows in told.items()}
+        self.points.append({"step": step, "loss": round(float(numbers.get("loss", 0.0)), 4), **point})
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(self._file, {"points": self.points})
