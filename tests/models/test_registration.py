@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
@@ -54,6 +55,32 @@ def test_millimetres_count_not_voxels() -> None:
     coarse = Scan(blobs((60, 60), (0, 0))[::2, ::3], Grid((30, 20), np.diag([2.0, 3.0, 1.0, 1.0])))
     found = register(fine, coarse, RegistrationSettings(deformation="none"))
     assert np.allclose(found.transform.TransformPoint([30.0, 20.0]), [30, 20], atol=1.0)
+
+
+@pytest.mark.parametrize(("angle", "scale"), [(60, 1.0), (150, 1.0), (0, 0.75)])
+def test_a_turned_or_scaled_view_is_found(angle: float, scale: float) -> None:
+    shape = (60, 60)
+    middle = np.array(shape) / 2 - 0.5
+    turn = np.deg2rad(angle)
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / scale
+    array = blobs(shape, (0, 0), 1.5)
+    other = ndimage.affine_transform(array, matrix, middle - matrix @ middle, order=1)
+    target, reference = (Scan(a, Grid(shape, np.eye(4))) for a in (other, array))
+    searched = register(target, reference)
+    assert searched.similarity > 0.95
+    place = np.array([35.0, 22.0])
+    assert np.allclose(searched.transform.TransformPoint(list(place)), matrix @ (place - middle) + middle, atol=1.5)
+    upright = register(target, reference, RegistrationSettings(turned=False))
+    assert upright.similarity < searched.similarity + 1e-6
+
+
+def test_an_upright_scan_is_not_turned() -> None:
+    shape = (36, 34, 30)
+    target, reference = (Scan(blobs(shape, s), Grid(shape, np.eye(4))) for s in ((0, 0, 0), (3, -2, 1)))
+    plain, searched = (
+        register(target, reference, RegistrationSettings(deformation="none", turned=t)) for t in (False, True)
+    )
+    assert np.allclose(plain.moved, searched.moved)
 
 
 def test_storage_order_changes_nothing() -> None:

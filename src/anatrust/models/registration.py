@@ -7,6 +7,7 @@ axes cannot change a number. One thread, no random draw: the same scans give the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,7 @@ from anatrust.models.alignment import (
     local_correlation,
     one_thread,
 )
+from anatrust.models.registration_search import turned_starts, upright_starts
 
 __all__ = ["RegistrationSettings", "register"]
 
@@ -34,9 +36,10 @@ Deformation = Literal["demons", "bspline", "none"]
 Metric = Literal["auto", "correlation", "mutual-information"]
 
 _CT_WINDOW = (-300.0, 300.0)
-_COARSE = 24  # voxels along the longest axis when a translation is searched for
 _SAMPLES = 30_000
 _LEAST_OVERLAP = 0.5
+_TURNED_MARGIN = 0.05  # by how much a turned view must look more like the target
+_PROMISING = 0.6  # share of the upright likeness that a turned view must have before it is refined
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class RegistrationSettings:
         Distance of the B-spline's control points, in voxels.
     mirrored
         Whether a mirrored reference is tried too, so that a mirrored scan is noticed.
+    turned
+        Whether turned and scaled views of the reference are tried too, for scans that lie otherwise in
+        their image; one is taken only where it looks clearly more like the target.
     """
 
     deformation: Deformation = "demons"
@@ -72,6 +78,7 @@ class RegistrationSettings:
     smoothing: float = 1.5
     knots: int = 12
     mirrored: bool = True
+    turned: bool = True
 
     def __post_init__(self) -> None:
         if self.deformation not in get_args(Deformation):
@@ -134,16 +141,18 @@ def register(target: Scan, reference: Scan, settings: RegistrationSettings | Non
     budget = choice.voxels if target.grid.ndim == 3 else max(1000, choice.voxels // 4)
     fixed = _working(target, frames[0], budget)
     moving = _working(reference, frames[1], budget)
-    start = _affine(fixed, moving, choice.affine_steps, mutual, (2,))
+    start = _affine(fixed, moving, choice.affine_steps, mutual, (2,), upright_starts(fixed, moving, mutual))
+    if choice.turned:
+        start = _turned(fixed, moving, choice.affine_steps, mutual, start)
     gain = None
     axis = _left_right(target.grid)
     if choice.mirrored and axis is not None:
         flipped = SimpleITK.Flip(moving, [k == axis for k in range(target.grid.ndim)])
         flipped.SetOrigin(moving.GetOrigin())
         flipped.SetDirection(moving.GetDirection())
-        other = _affine(fixed, flipped, choice.affine_steps, mutual, (2,))
+        other = _affine(fixed, flipped, choice.affine_steps, mutual, (2,), upright_starts(fixed, flipped, mutual))
         gain = _likeness(fixed, flipped, other) - _likeness(fixed, moving, start)
-    affine = _affine(fixed, moving, choice.affine_steps, mutual, (1,), start)
+    affine = _affine(fixed, moving, choice.affine_steps, mutual, (1,), [start])
     transform: Any = affine
     if choice.deformation == "demons" and choice.demons_steps and not mutual:
         transform = _demons(fixed, moving, affine, choice)
@@ -214,7 +223,30 @@ def _working(scan: Scan, frame: Frame, budget: int) -> Any:
     return SimpleITK.Cast(resampler.Execute(smooth), SimpleITK.sitkFloat32)
 
 
-def _affine(fixed: Any, moving: Any, steps: int, mutual: bool, shrink: tuple[int, ...], start: Any = None) -> Any:
+def _turned(fixed: Any, moving: Any, steps: int, mutual: bool, upright: Any) -> Any:
+    """The affine of a turned or scaled view where it looks clearly more like the target than the upright one."""
+
+    def likeness(transform: Any) -> float:
+        found = _likeness(fixed, moving, transform)
+        return abs(found) if mutual else found
+
+    best, begun = upright, likeness(upright)
+    least = begun + _TURNED_MARGIN
+    promising = [(likeness(start), start) for start in turned_starts(fixed, moving, mutual)]
+    promising = sorted((one for one in promising if one[0] > _PROMISING * begun), key=lambda one: -one[0])
+    for _, start in promising[:2]:
+        if _score(fixed, moving, start, mutual) <= 0:
+            continue
+        for other in (start, _affine(fixed, moving, steps, mutual, (2,), [start])):
+            found = likeness(other)
+            if found > max(least, begun):
+                best, begun = other, found
+    return best
+
+
+def _affine(
+    fixed: Any, moving: Any, steps: int, mutual: bool, shrink: tuple[int, ...], candidates: Sequence[Any]
+) -> Any:
     import SimpleITK
 
     method = one_thread(SimpleITK.ImageRegistrationMethod())
@@ -234,7 +266,6 @@ def _affine(fixed: Any, moving: Any, steps: int, mutual: bool, shrink: tuple[int
     method.SetShrinkFactorsPerLevel(list(shrink))
     method.SetSmoothingSigmasPerLevel([float(s) for s in shrink])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
-    candidates = [start] if start is not None else _starts(fixed, moving, mutual)
     begun, begin = max(((_score(fixed, moving, c, mutual), c) for c in candidates), key=lambda pair: pair[0])
     if begun <= 0:
         raise GeometryError("the scan and the reference cannot be brought to overlap: are they of the same body part?")
@@ -270,57 +301,6 @@ def _likeness(fixed: Any, moving: Any, transform: Any) -> float:
         return 0.0
     local = local_correlation(image, from_itk(_moved(fixed, moving, transform)))
     return float(np.average(local, weights=weights))
-
-
-def _starts(fixed: Any, moving: Any, mutual: bool) -> list[Any]:
-    """Where the affine may start: centres on centres, masses on masses, and the best translations."""
-    import SimpleITK
-
-    ndim = fixed.GetDimension()
-    kinds = (
-        SimpleITK.CenteredTransformInitializerFilter.GEOMETRY,
-        SimpleITK.CenteredTransformInitializerFilter.MOMENTS,
-    )
-    blank = SimpleITK.AffineTransform(ndim)
-    found = [SimpleITK.AffineTransform(SimpleITK.CenteredTransformInitializer(fixed, moving, blank, k)) for k in kinds]
-    shift = _searched(fixed, moving, mutual)
-    if shift is not None:
-        centre = [float(v) for v in fixed.TransformContinuousIndexToPhysicalPoint([n / 2 for n in fixed.GetSize()])]
-        searched = SimpleITK.AffineTransform(ndim)
-        searched.SetCenter(centre)
-        searched.SetTranslation(shift)
-        found.append(searched)
-    return found
-
-
-def _searched(fixed: Any, moving: Any, mutual: bool) -> list[float] | None:
-    """The translation (reference minus target) of the largest normalised cross-correlation."""
-    import SimpleITK
-
-    longest = max(n * s for image in (fixed, moving) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True))
-    step = longest / _COARSE
-    coarse = []
-    for image in (fixed, moving):
-        size = [max(3, round(n * s / step)) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
-        resampler = one_thread(SimpleITK.ResampleImageFilter())
-        resampler.SetSize(size)
-        resampler.SetOutputSpacing([step] * image.GetDimension())
-        resampler.SetOutputOrigin(
-            [o + (step - s) / 2 for o, s in zip(image.GetOrigin(), image.GetSpacing(), strict=True)]
-        )
-        resampler.SetInterpolator(SimpleITK.sitkLinear)
-        coarse.append(resampler.Execute(SimpleITK.SmoothingRecursiveGaussian(image, step / 2)))
-    first = [m - f for m, f in zip(coarse[1].GetOrigin(), coarse[0].GetOrigin(), strict=True)]
-    for image in coarse:
-        image.SetOrigin([0.0] * image.GetDimension())  # the filter wants them to agree
-    maps = SimpleITK.FFTNormalizedCorrelation(*coarse, requiredFractionOfOverlappingPixels=_LEAST_OVERLAP)
-    values = np.abs(from_itk(maps)) if mutual else from_itk(maps)
-    if not np.isfinite(values).all() or values.max() <= 0:
-        return None
-    peak = np.unravel_index(int(values.argmax()), values.shape)
-    # At index size(moving) - 1 both first voxels lie on each other.
-    lag = [int(p) - (n - 1) for p, n in zip(peak, coarse[1].GetSize(), strict=True)]
-    return [float(o - step * k) for o, k in zip(first, lag, strict=True)]
 
 
 def _demons(fixed: Any, moving: Any, affine: Any, settings: RegistrationSettings) -> Any:

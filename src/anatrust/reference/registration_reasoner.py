@@ -34,6 +34,9 @@ class RegistrationReasoner:
     least_appearance
         Histogram overlap inside a structure below which it counts as absent: what lies where it
         should be does not look like it (a resected organ, for instance).
+    least_likeness
+        Geometric mean of that overlap and of the local correlation there, below which it counts as absent too: a
+        deformed label may slip onto neighbours whose grey values are not quite unlike.
     mirror_margin
         By how much a mirrored reference must look more like the target before that is remarked.
     """
@@ -41,6 +44,7 @@ class RegistrationReasoner:
     settings: RegistrationSettings = field(default_factory=RegistrationSettings)
     least_similarity: float = 0.5
     least_appearance: float = 0.25
+    least_likeness: float = 0.4
     mirror_margin: float = 0.05
     name: str = "registration"
 
@@ -48,8 +52,9 @@ class RegistrationReasoner:
     def identity(self) -> str:
         """Name, revision and settings."""
         return (
-            f"{self.name}/1 {self.settings} least-similarity={self.least_similarity:g}"
-            f" least-appearance={self.least_appearance:g} mirror-margin={self.mirror_margin:g}"
+            f"{self.name}/2 {self.settings} least-similarity={self.least_similarity:g}"
+            f" least-appearance={self.least_appearance:g} least-likeness={self.least_likeness:g}"
+            f" mirror-margin={self.mirror_margin:g}"
         )
 
     def annotate(self, target: Scan, references: Sequence[Reference], progress: Progress | None = None) -> Annotation:
@@ -131,6 +136,11 @@ class RegistrationReasoner:
                 absent[number] = (
                     f"what lies there does not look like it (grey values overlap by {fused.appearance[number]:.0%})"
                 ).replace("%", " %")
+            elif confidence_of(None, fused.similarity[number], fused.appearance[number]) < self.least_likeness:
+                absent[number] = (
+                    f"what lies there does not look like it (local correlation {fused.similarity[number]:.2f}, grey"
+                    f" values overlap by {100 * fused.appearance[number]:.0f} %)"
+                )
         kept = np.where(np.isin(fused.labels, list(absent)), 0, fused.labels)
         array = restore(kept.astype(np.min_scalar_type(int(kept.max()))), target.grid)
         labels = LabelMap(array, target.grid, {n: names[n] for n in names})

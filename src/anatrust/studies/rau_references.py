@@ -18,7 +18,7 @@ from anatrust.models.annotation import Annotation, Reference
 from anatrust.models.registration import RegistrationSettings
 from anatrust.reference.bank import ReferenceBank, slices_of
 from anatrust.reference.registration_reasoner import RegistrationReasoner
-from anatrust.studies.intervals import rate_by_patient
+from anatrust.studies.intervals import patient_bootstrap, rate_by_patient
 from anatrust.studies.phantom import phantom_scan
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
@@ -33,12 +33,14 @@ _NEEDS = (
 _REGISTRATION = (
     *_NEEDS,
     "anatrust.models.registration",
+    "anatrust.models.registration_search",
     "anatrust.models.alignment",
     "anatrust.reference.fusion",
     "anatrust.reference.registration_reasoner",
 )
 _PARTS = ("hippocampus MR", "heart MR", "abdomen CT", "abdomen MR")
 _CHOICES = ("nearest", "random", "wrong")
+_SIZES = (1, 2, 5, 10)
 _CONTROLS = ("another patient", "absent organ", "mirrored scan", "blank reference", "noise", "shuffled legend")
 _REMOVED = "spleen"
 _FAST = RegistrationSettings(voxels=60_000, demons_steps=15)
@@ -56,6 +58,10 @@ def _cells(context: Context) -> list[Cell]:
         Cell(f"heart/{hearts[i]}/{choice}", {"patient": hearts[i], "choice": choice}, files, _REGISTRATION)
         for i in order
         for choice in (_CHOICES[:1] if context.quick else _CHOICES)
+    ]
+    cells += [
+        Cell(f"bank/{hearts[i]}", {"patient": hearts[i]}, files, _REGISTRATION)
+        for i in order[: 0 if context.quick else None]
     ]
     cells += [
         Cell(f"control/{seed}/{control}", {"phantom": seed, "control": control}, (), _REGISTRATION)
@@ -115,6 +121,8 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     kind = cell.key.split("/")[0]
     if kind == "retrieval":
         return _run_retrieval(cell.parameters["part"], context)
+    if kind == "bank":
+        return _run_bank(cell, context)
     return _run_heart(cell, context) if kind == "heart" else _run_control(cell)
 
 
@@ -176,6 +184,33 @@ def _run_heart(cell: Cell, context: Context) -> Mapping[str, Any]:
         "found": any(s.found for s in answer.structures),
         "used": len(answer.references),
     }
+
+
+def _run_bank(cell: Cell, context: Context) -> Mapping[str, Any]:
+    """The left ventricle from banks of 1 to 10 patients, five references at most; and from the best five of ten.
+
+    The best five are those whose own answers overlap most with the truth: what no retrieval can beat by much.
+    """
+    pool, patient = _pool(context), cell.parameters["patient"]
+    target = next(r for part, p, r in pool if p == patient and part == "heart MR")
+    others = [(p, r) for part, p, r in pool if part == "heart MR" and p != patient]
+    order = np.random.default_rng([context.seed, sum(patient.encode())]).permutation(len(others))[: max(_SIZES)]
+    drawn = [others[i] for i in order]
+    reasoner = RegistrationReasoner(least_similarity=-1.0)
+
+    def judged(references: Sequence[Reference]) -> float:
+        answer = reasoner.annotate(target.scan, references)
+        return round(float(dice(target.labels.array != 0, answer.labels.array != 0)), 4)
+
+    found: dict[str, float] = {}
+    for size in _SIZES:
+        bank = ReferenceBank.build([r for _, r in drawn[:size]], [p for p, _ in drawn[:size]])
+        found[str(size)] = judged(bank.references(replace(bank, threshold=-1.0).retrieve(target.scan, 5)))
+    alone = [judged([r]) for _, r in drawn]
+    best = sorted(range(len(drawn)), key=lambda k: -alone[k])[:5]
+    found["oracle"] = judged([drawn[k][1] for k in best])
+    found["worst"] = judged([drawn[k][1] for k in sorted(range(len(drawn)), key=lambda k: alone[k])[:5]])
+    return {"dice": found}
 
 
 def _run_control(cell: Cell) -> Mapping[str, Any]:
@@ -265,6 +300,17 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
         }
         for choice, rows in hearts.items()
     }
+    banks = {k: r["dice"] for k, r in results.items() if k.startswith("bank/")}
+    sizes = {}
+    for name in (*map(str, _SIZES), "oracle", "worst"):
+        values = np.array([[one[name]] for one in banks.values()])
+        if len(values) >= 5:
+            low, high = patient_bootstrap(values, lambda v: float(v.mean()), seed=context.seed)
+            sizes[name] = {
+                "dice": round(float(values.mean()), 4),
+                "interval": [round(low, 4), round(high, 4)],
+                "n": len(values),
+            }
     told = {
         name: {
             "accuracy": round(float(np.mean([r["accuracy"] for r in rows])), 4),
@@ -277,7 +323,13 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
         }
         for name, rows in controls.items()
     }
-    return {"retrieval": retrieval, "heart": heart, "controls": told, "targets": _targets(retrieval, told)}
+    return {
+        "retrieval": retrieval,
+        "heart": heart,
+        "banks": sizes,
+        "controls": told,
+        "targets": _targets(retrieval, told),
+    }
 
 
 def _recall(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
@@ -360,7 +412,13 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         ]
         for name, r in s["controls"].items()
     ]
+    words = {"oracle": "10, the five that are best for the truth", "worst": "10, the five that are worst for it"}
+    banks = [
+        [words.get(name, name), f"{r['dice']:.2f} [{r['interval'][0]:.2f}, {r['interval'][1]:.2f}]", r["n"]]
+        for name, r in s["banks"].items()
+    ]
     return {
+        "banks": markdown_table(["patients in the bank", "mean Dice", "targets"], banks),
         "retrieval": markdown_table(header, rows),
         "heart": markdown_table(["five references", "mean Dice", "lowest", "no answer", "told null"], heart),
         "controls": markdown_table(

@@ -26,6 +26,7 @@ __all__ = ["STUDY", "hippocampus_split", "read_reference"]
 
 _MODULES = (
     "anatrust.models.registration",
+    "anatrust.models.registration_search",
     "anatrust.models.alignment",
     "anatrust.reference.fusion",
     "anatrust.reference.registration_reasoner",
@@ -42,6 +43,8 @@ _WARPS: Mapping[str, tuple[float, ...]] = {
     "scale": (0.5, 0.75, 1.5, 2.0),
     "bending": (5.0, 10.0, 20.0),
 }
+_BRAINS = (("none", 0.0), ("rotation", 15.0), ("rotation", 45.0), ("bending", 2.0), ("bending", 5.0))
+_LARGE = 125  # voxels of 2 mm: one millilitre
 _UNITS = {"none": "", "rotation": "°", "scale": "×", "bending": " %"}
 
 
@@ -98,6 +101,11 @@ def _cells(context: Context) -> list[Cell]:
         for name in targets[: 1 if context.quick else 4]
         for kind, amount in (ladder[:2] if context.quick else ladder)
     ]
+    head = ("brain_mr/t1.mgz", "brain_mr/t1_labels.mgz")
+    cells += [
+        Cell(f"brain/{kind}/{amount:g}", {"kind": kind, "amount": amount}, head, warp_needs)
+        for kind, amount in (() if context.quick else _BRAINS)
+    ]
     return cells
 
 
@@ -105,6 +113,8 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     kind = cell.key.split("/")[0]
     if kind == "hippocampus":
         return _run_hippocampus(cell, context)
+    if kind == "brain":
+        return _run_brain(cell, context)
     return _run_slice(cell, context) if kind == "slices" else _run_warp(cell, context)
 
 
@@ -136,6 +146,28 @@ def _run_warp(cell: Cell, context: Context) -> Mapping[str, Any]:
     warped = _warped(target, p["kind"], p["amount"], context.seed)
     answer = RegistrationReasoner(least_similarity=-1.0).annotate(warped.scan, [reference])
     return {"k1": _judged(answer, warped.labels)}
+
+
+def _run_brain(cell: Cell, context: Context) -> Mapping[str, Any]:
+    """One head at 2 mm, turned or bent, from the head as it was: only one head with labels was at hand."""
+    whole = read_reference(context, "brain_mr/t1.mgz", "brain_mr/t1_labels.mgz", {}, "MR")
+    cut = (slice(None, None, 2),) * 3
+    grid = Grid(whole.scan.array[cut].shape, whole.scan.grid.affine @ np.diag([2.0, 2, 2, 1]))
+    scan = Scan(np.ascontiguousarray(whole.scan.array[cut]).astype(np.float32), grid, "MR")
+    reference = Reference(scan, LabelMap(np.ascontiguousarray(whole.labels.array[cut]), grid, whole.labels.names), "")
+    warped = _warped(reference, cell.parameters["kind"], cell.parameters["amount"], context.seed)
+    answer = RegistrationReasoner(least_similarity=-1.0).annotate(warped.scan, [reference])
+    sizes = dict(zip(*(v.tolist() for v in np.unique(warped.labels.array, return_counts=True)), strict=True))
+    told = _judged(answer, warped.labels)
+    large = [s for n, s in told["structures"].items() if sizes.get(int(n), 0) >= _LARGE]
+    return {
+        "large": len(large),
+        "dice": round(float(np.mean([s["dice"] for s in large])), 4),
+        "least": min(s["dice"] for s in large),
+        "null": sum(not s["found"] for s in large),
+        "all": len([s for s in told["structures"].values() if s["there"]]),
+        "dice_all": round(float(np.mean([s["dice"] for s in told["structures"].values() if s["there"]])), 4),
+    }
 
 
 @lru_cache(maxsize=1)
@@ -213,6 +245,7 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
         "ranking": _ranking(five),
         "mirrored": sum(r["demons/5"]["mirrored"] for r in hippocampus.values()),
         "slices": _slices(results),
+        "brain": {k.partition("/")[2]: r for k, r in results.items() if k.startswith("brain/")},
         "warp": _warps(results),
         "targets": targets,
     }
@@ -290,12 +323,10 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     ]
     warps = []
     for key, r in s["warp"].items():
-        kind, amount = key.split("/")
-        told = "as it is" if kind == "none" else f"{kind} {amount}{_UNITS[kind]}"
         mine = [c["k1"]["structures"] for k, c in result["cells"].items() if k.startswith(f"warp/{key}/")]
         drawn = [one["found"] for structures in mine for one in structures.values()]
         null = f"{len(drawn) - sum(drawn)} of {len(drawn)}"
-        warps.append([told, f"{r['mean']:.2f}", f"{r['least']:.2f}", r["n"], null])
+        warps.append([_seen(key), f"{r['mean']:.2f}", f"{r['least']:.2f}", r["n"], null])
     organs = sorted({name for r in s["slices"].values() for name in r["organs"]})
     by_organ = [
         [
@@ -307,13 +338,30 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     ranked = {"hippocampus, k = 5": s["ranking"]}
     ranked |= {f"CT slices, neighbours at {5 * int(gap)} mm": r["ranking"] for gap, r in s["slices"].items()}
     ranking = [[what, "–" if value is None else f"{value:.2f}"] for what, value in ranked.items()]
+    brains = [
+        [
+            _seen(key),
+            f"{r['dice']:.2f}",
+            f"{r['least']:.2f}",
+            f"{r['null']} of {r['large']}",
+            f"{r['dice_all']:.2f} ({r['all']})",
+        ]
+        for key, r in s["brain"].items()
+    ]
+    brain_header = ["the head seen", "mean Dice, structures of 1 ml or more", "lowest", "null", "mean Dice of all"]
     return {
+        "brain": markdown_table(brain_header, brains),
         "hippocampus": markdown_table(header, rows),
         "slices": markdown_table(["neighbours at", "mean Dice", "organs", "missed", "absent organs told null"], slices),
         "organs": markdown_table(["organ", *(f"{5 * int(gap)} mm" for gap in s["slices"])], by_organ),
         "warp": markdown_table(["the scan seen", "mean Dice, k = 1", "lowest patient", "patients", "null"], warps),
         "ranking": markdown_table(["structures", "rank correlation of confidence and Dice"], ranking),
     }
+
+
+def _seen(key: str) -> str:
+    kind, amount = key.split("/")
+    return "as it is" if kind == "none" else f"{kind} {amount}{_UNITS[kind]}"
 
 
 def _shown(cell: Mapping[str, Any]) -> str:
