@@ -17,7 +17,7 @@ from anatrust.image.volumes import LabelMap
 from anatrust.image.write import write_mask
 from anatrust.metrics import dice, hd95
 from anatrust.pipeline.assess import assess
-from anatrust.pipeline.bounds import StructureBounds, bound_sentences, fit_bounds, predict_bounds
+from anatrust.pipeline.bounds import BoundsSection, StructureBounds, bound_sentences, fit_bounds, predict_bounds
 from anatrust.pipeline.bounds_evidence import EVIDENCE, diameter_of, structure_evidence, structure_truth
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
@@ -91,6 +91,10 @@ class TestSentences:
         )
         assert "80 to 1234 pixels" in bound_sentences([replace(self.ONE, volume_upper=1234.4, unit="px")])[2][0]
         assert "8 to 11 mm." in told[3][0]
+
+    def test_name_the_group_they_hold_in(self) -> None:
+        told = bound_sentences([self.ONE], group="B")[0][0]
+        assert told.startswith("For at least 90 % of scans of group B like these the Dice is above the bound shown;")
 
     def test_of_several_and_of_nothing(self) -> None:
         lost = replace(self.ONE, structure="spleen", dice_lower=None)
@@ -206,6 +210,41 @@ def test_vacuous_bounds_say_nothing() -> None:
     found = predict_bounds(section, {1: quantise(p)}, {1: p}, {1: p > 0.5}, GRID)[0]
     assert (found.dice_lower, found.hd95_upper, found.volume_lower, found.diameter_upper) == (None,) * 4
     assert found.volume == 72
+
+
+def test_bounds_hold_within_large_groups() -> None:
+    """Half of the patients have worse masks and evidence does not tell: only bounds by group keep the promise there."""
+    rng = np.random.default_rng(1)
+
+    def patient(group: str) -> tuple[np.ndarray, np.ndarray]:
+        low, high = {"A": (0.85, 0.95), "B": (0.4, 0.8), "C": (0.4, 0.8)}[group]
+        targets = np.array([[[rng.uniform(low, high), rng.normal(), rng.normal(), rng.normal()]]])
+        return rng.uniform(size=(1, 1, 5)), targets
+
+    def broken(bounds: dict, group: str) -> float:
+        fresh = [patient(group) for _ in range(1000)]
+        return float(np.mean([t[0, 0, 0] < bounds["dice"].bounds(e)[0, 0, 0] for e, t in fresh]))
+
+    options = {"structures": {1: "a"}, "thresholds": [(1, 60000)], "given_masks": True, "diagonal": 99.0, "step": 1.0}
+    shares = {"all": [], "own": []}
+    for _ in range(12):
+        groups = ["A", "B"] * 60 + ["C"] * 5
+        section = fit_bounds(
+            [patient(g) for g in ["A", "B"] * 20], [patient(g) for g in groups], 0.1, groups=groups, **options
+        )  # type: ignore[arg-type]
+        assert set(section.groups) == {"A", "B"}
+        assert section.of_group("C") is section.of_group(None) is section.bounds
+        shares["all"].append(broken(section.bounds, "B"))
+        shares["own"].append(broken(section.groups["B"], "B"))
+    error = np.std(shares["own"]) / np.sqrt(12)
+    assert np.mean(shares["own"]) <= 0.1 + 3 * error
+    assert np.mean(shares["all"]) > 0.15
+    again = BoundsSection.from_json(json.loads(json.dumps(section.to_json()[0])), section.to_json()[1])
+    assert again.to_json()[0] == section.to_json()[0]
+    assert "bounds within group A: calibrated on 60 patients" in section.describe()
+    old = section.to_json()[0]
+    del old["groups"]
+    assert BoundsSection.from_json(old, section.to_json()[1]).groups == {}
 
 
 def screened_table(folder: Path, name: str, rows: list[tuple[int, str]]) -> Cohort:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from anatrust.conformal.recipe import ScoreRecipe
 from anatrust.errors import InputError
 from anatrust.image import read_mask, read_probabilities, read_scan
+from anatrust.image.volumes import LabelMap
+from anatrust.image.write import write_mask
 from anatrust.models.encoders import EncoderChoice
 from anatrust.pipeline import fit_sets as fit_sets_module
 from anatrust.pipeline.assess import assess
@@ -19,6 +22,7 @@ from anatrust.pipeline.fit import fit
 from anatrust.pipeline.fit_sets import SetOptions, fit_sets
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.sets import SetsSection
+from anatrust.pipeline.verify import verify
 
 from .test_fit_sets import GRID, table, write_patient
 
@@ -38,6 +42,12 @@ def grouped(folder: Path, groups: list[str]) -> Cohort:
         for n, group in enumerate(groups):
             writer.writerow([n, f"{n}-scan.nii.gz", f"{n}-soft.nii.gz", f"{n}-truth.nii.gz", group])
     return Cohort.read(folder / "groups.csv")
+
+
+def most_probable(soft: Path) -> LabelMap:
+    """The mask that probabilities give."""
+    maps = read_probabilities(soft)
+    return LabelMap(maps.array.argmax(axis=0).astype(np.uint8), maps.grid)
 
 
 def losses(section: SetsSection, folder: Path, number: int) -> list[tuple[float, float]]:
@@ -75,9 +85,34 @@ def test_groups_large_enough_get_thresholds_of_their_own(folder: Path, tmp_path:
     profile = fit(cohort)
     sources = [folder / f"38-{what}.nii.gz" for what in ("scan", "truth")]
     soft = folder / "38-soft.nii.gz"
-    for group, words in (("A", "within group A"), ("C", "averaged over all groups")):
-        verdict = assess(*sources, probabilities=soft, profile=profile, kind="organ", group=group)
-        assert any(words in text for text in (*[s.text for s in verdict.statements], *verdict.notes))
+    assert profile.bounds is not None
+    assert "A" in profile.bounds.groups
+    write_mask(tmp_path / "mask.nii.gz", most_probable(soft))
+    shown = {}
+    for group, words in (
+        ("A", ("within group A", "scans of group A like these")),
+        ("C", ("no thresholds of group C", "no bounds of group C")),
+    ):
+        verdict = assess(
+            sources[0], tmp_path / "mask.nii.gz", probabilities=soft, profile=profile, kind="organ", group=group
+        )
+        told = (*[s.text for s in verdict.statements], *verdict.notes)
+        assert all(any(one in text for text in told) for one in words)
+        shown[group] = verdict.bounds
+    assert shown["A"] != shown["C"]
+
+
+def test_a_site_is_tested_by_the_bounds_of_its_group(folder: Path) -> None:
+    """Bounds within a group that nobody can keep break at every scan of the group, and at no other."""
+    profile = fit(grouped(folder, ["A"] * 20 + ["B"] * 12))
+    bounds = profile.bounds
+    assert bounds is not None
+    strict = {name: replace(one, margin=-9.0, alpha=0.1) for name, one in bounds.bounds.items()}
+    odd = replace(profile, bounds=replace(bounds, groups={"A": strict}))
+    for group, seen in (("A", 1.0), ("", 0.0)):
+        site = grouped(folder, [group] * 12)
+        check = next(c for c in verify(odd, site).checks if c.promise.endswith("a bound of volume"))
+        assert check.realised == pytest.approx(seen, abs=0.3)
 
 
 def test_thin_groups_are_named_and_get_the_average(folder: Path) -> None:
@@ -85,6 +120,10 @@ def test_thin_groups_are_named_and_get_the_average(folder: Path) -> None:
     assert found.section is not None
     assert set(found.section.groups) == {"A"}
     assert any("group B has 4 calibration patients, 9 are needed" in note for note in found.notes)
+    thin = fit_sets(grouped(folder, ["A"] * 28 + ["B"] * 4))
+    assert thin.bounds is not None
+    assert set(thin.bounds.groups) == {"A"}
+    assert any("group B" in note and "for bounds of its own" in note for note in thin.notes)
 
 
 def test_the_worst_structure_is_promised_together(folder: Path) -> None:

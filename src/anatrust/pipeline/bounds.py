@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from anatrust.errors import InputError
 from anatrust.image.grid import Grid
 from anatrust.pipeline.bounds_evidence import DIRECTIONS, EVIDENCE, QUANTITIES, diameter_of, structure_evidence
-from anatrust.statistics.conformal_bounds import BoundSide, ConformalBound, PatientEvidence, fit_bound
+from anatrust.statistics.conformal_bounds import BoundSide, ConformalBound, PatientEvidence, learn_bound
+from anatrust.statistics.risk_control import patients_needed
 
 __all__ = [
     "SIDES",
@@ -78,6 +79,9 @@ class BoundsSection:
     history
         ``(patients, structures)`` mean sureness (see `sureness`) of each calibration patient, in an order
         that says nothing: what later scans are compared with when drift is looked for.
+    groups
+        Bounds of their own for each group of the cohort that is large enough: what was learnt is the same, calibrated
+        within the group, where the promise then holds.
     """
 
     alpha: float
@@ -90,11 +94,16 @@ class BoundsSection:
     worth: tuple[BoundsWorth, ...]
     history: npt.NDArray[np.float64]
     screened: bool = False
+    groups: Mapping[str, Mapping[str, ConformalBound]] = field(default_factory=dict)
 
     @property
     def patients(self) -> int:
         """Calibrated on."""
         return self.bounds["dice"].patients
+
+    def of_group(self, group: str | None) -> Mapping[str, ConformalBound]:
+        """The bounds of a group, where it has its own; else those of everybody."""
+        return self.groups.get(group or "", self.bounds)
 
     def to_json(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """Plain values and arrays for a profile."""
@@ -108,6 +117,9 @@ class BoundsSection:
             "learnt": self.learnt,
             "worth": [vars(one) for one in self.worth],
             "screened": self.screened,
+            "groups": {
+                name: {what: bound.to_json() for what, bound in own.items()} for name, own in self.groups.items()
+            },
         }
         return plain, {"history": self.history}
 
@@ -125,6 +137,10 @@ class BoundsSection:
             tuple(BoundsWorth(**one) for one in plain["worth"]),
             np.asarray(arrays["history"], dtype=np.float64),
             bool(plain.get("screened", False)),
+            {
+                str(name): {what: ConformalBound.from_json(own[what]) for what in QUANTITIES}
+                for name, own in plain.get("groups", {}).items()
+            },
         )
 
     def describe(self) -> list[str]:
@@ -141,6 +157,10 @@ class BoundsSection:
                 f"{worth.vacuous_dice:.0%} vacuous), {far}; "
                 f"learnt on {self.learnt}, calibrated on {self.patients} patients"
             )
+        lines += [
+            f"bounds within group {name}: calibrated on {own['dice'].patients} patients"
+            for name, own in self.groups.items()
+        ]
         return lines
 
 
@@ -176,6 +196,7 @@ def fit_bounds(
     given_masks: bool,
     diagonal: float,
     step: float,
+    groups: Sequence[str] = (),
 ) -> BoundsSection:
     """Learn and calibrate all four bounds.
 
@@ -191,12 +212,18 @@ def fit_bounds(
         For the section.
     diagonal, step
         Length beyond which a bound of HD95 says nothing (of the smallest image), and a voxel's edge.
+    groups
+        Group of each calibration patient, "" for none, fixed beforehand: groups of at least ``1/α - 1`` patients get
+        bounds of their own, beside those of everybody.
 
     Guarantee
     ---------
-    That of :func:`~anatrust.statistics.conformal_bounds.fit_bound`.
+    That of :func:`~anatrust.statistics.conformal_bounds.fit_bound`, within each group that has bounds of its own.
     """
     made: dict[str, ConformalBound] = {}
+    members = {name: [k for k, own in enumerate(groups) if own == name] for name in sorted({*groups} - {""})}
+    members = {name: own for name, own in members.items() if len(own) >= patients_needed(alpha)}
+    by_group: dict[str, dict[str, ConformalBound]] = {name: {} for name in members}
     screened = learn[0][0].shape[-1] > len(EVIDENCE)
     for number, name in enumerate(QUANTITIES):
         pairs = [
@@ -205,7 +232,10 @@ def fit_bounds(
         ]
         # Strangeness can only speak against a mask.
         directions = (*DIRECTIONS[name], _AGAINST[name]) if screened else DIRECTIONS[name]
-        made[name] = fit_bound(pairs[0], pairs[1], SIDES[name], alpha, directions=directions)
+        learnt = learn_bound(pairs[0], SIDES[name], alpha, directions=directions)
+        made[name] = learnt.conformalize(pairs[1])
+        for group, own in members.items():
+            by_group[group][name] = learnt.conformalize([pairs[1][k] for k in own])
     rows = np.concatenate([evidence for evidence, _ in calibrate])
     history = np.array([sureness(evidence).mean(axis=0) for evidence, _ in calibrate])
     return BoundsSection(
@@ -219,6 +249,7 @@ def fit_bounds(
         tuple(_worth(made, rows, k, diagonal, step) for k in range(len(structures))),
         history[np.lexsort(history.T)],
         screened,
+        by_group,
     )
 
 
@@ -236,18 +267,23 @@ def sureness(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return total
 
 
+def _exp(logarithm: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The exponential; a bound drawn far beyond what was learnt from is huge, not an overflow."""
+    return np.asarray(np.exp(np.minimum(logarithm, 700.0)), dtype=np.float64)
+
+
 def _worth(
     made: Mapping[str, ConformalBound], rows: npt.NDArray[np.float64], k: int, diagonal: float, step: float
 ) -> BoundsWorth:
     dice = made["dice"].bounds(rows)[:, k, 0]
-    far = np.exp(made["hd95"].bounds(rows)[:, k, 1]) - step
+    far = _exp(made["hd95"].bounds(rows)[:, k, 1]) - step
     steady, steady_far = made["dice"].constant[k][0], made["hd95"].constant[k][1]
     return BoundsWorth(
         float(np.maximum(dice, 0).mean()) if made["dice"].feasible else None,
         max(steady, 0.0) if np.isfinite(steady) else None,
         float((dice <= 0).mean()),
         float(np.minimum(far, diagonal).mean()) if made["hd95"].feasible else None,
-        float(np.exp(steady_far)) - step if np.isfinite(steady_far) else None,
+        float(_exp(steady_far)) - step if np.isfinite(steady_far) else None,
         float((far >= diagonal).mean()),
     )
 
@@ -260,6 +296,7 @@ def predict_bounds(
     grid: Grid,
     *,
     abnormality: float | None = None,
+    group: str | None = None,
 ) -> tuple[StructureBounds, ...]:
     """The bounds of every structure on one scan.
 
@@ -273,6 +310,8 @@ def predict_bounds(
         Of the scan.
     abnormality
         Of the scan, where the section was fitted with it.
+    group
+        Of the patient: bounds of that group, where the section has some.
 
     Raises
     ------
@@ -289,7 +328,8 @@ def predict_bounds(
         if abnormality is None:
             raise InputError("the profile's bounds need the scan's abnormality: its screening section is missing")
         evidence = with_abnormality(evidence, abnormality)
-    found = {name: section.bounds[name].bounds(evidence) for name in QUANTITIES}
+    bounds = section.of_group(group)
+    found = {name: bounds[name].bounds(evidence) for name in QUANTITIES}
     step = min(grid.spacing)
     diagonal = float(np.linalg.norm(np.multiply(grid.shape, grid.spacing)))
     whole = float(np.prod(grid.shape)) * grid.voxel_volume
@@ -297,10 +337,10 @@ def predict_bounds(
     for k, (label, name) in enumerate(zip(section.labels, section.structures, strict=True)):
         mask = masks[label]
         volume, diameter = float(np.count_nonzero(mask)) * grid.voxel_volume, diameter_of(mask, grid)
-        dice, far = float(found["dice"][k, 0]), float(np.exp(found["hd95"][k, 1])) - step
+        dice, far = float(found["dice"][k, 0]), float(_exp(found["hd95"][k, 1])) - step
         # What the logarithm of a ratio was bounded by, back in its unit (see structure_truth).
-        sizes = np.exp(found["volume"][k]) * (volume + grid.voxel_volume) - grid.voxel_volume
-        lengths = np.exp(found["diameter"][k]) * (diameter + step) - step
+        sizes = _exp(found["volume"][k]) * (volume + grid.voxel_volume) - grid.voxel_volume
+        lengths = _exp(found["diameter"][k]) * (diameter + step) - step
         smallest, largest = (float(v) for v in np.maximum(sizes, 0))
         shortest, longest = (float(v) for v in np.maximum(lengths, 0))
         made.append(
@@ -322,10 +362,13 @@ def predict_bounds(
     return tuple(made)
 
 
-def bound_sentences(bounds: Sequence[StructureBounds], *, ndim: int = 3) -> list[tuple[str, bool]]:
+def bound_sentences(
+    bounds: Sequence[StructureBounds], *, ndim: int = 3, group: str | None = None
+) -> list[tuple[str, bool]]:
     """What the bounds say, one sentence a quantity, and whether it promises anything.
 
-    ``ndim`` of the scan decides whether a size is a volume or an area.
+    ``ndim`` of the scan decides whether a size is a volume or an area; ``group`` names the one whose own bounds
+    they are.
 
     Examples
     --------
@@ -350,7 +393,8 @@ def bound_sentences(bounds: Sequence[StructureBounds], *, ndim: int = 3) -> list
     }
     made = []
     for words, shown in told.items():
-        begin = f"For at least {100 * (1 - bounds[0].alpha):g} % of scans like these {words} the bound"
+        whose = f"scans of group {group} like these" if group else "scans like these"
+        begin = f"For at least {100 * (1 - bounds[0].alpha):g} % of {whose} {words} the bound"
         if len(shown) == 1:
             what = shown[0][1]
             here = f"here the bound is {what}" if what else "here nothing can be promised"

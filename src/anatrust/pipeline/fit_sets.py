@@ -333,10 +333,14 @@ class _Run:
                 labels[image.masks[label]] = label
         return scan_abnormality(self.screening, image.scan, LabelMap(labels, image.scan.grid))
 
-    def unscreened(self, names: Sequence[str], records: Sequence[PatientRecord]) -> list[PatientRecord]:
-        """The patients that screening did not learn from: of the others it knows too well how usual they are."""
+    def unscreened(self, names: Sequence[str], records: Sequence[PatientRecord]) -> list[tuple[str, PatientRecord]]:
+        """Group and record of those screening did not learn from: of others it knows too well how usual they are."""
         seen = frozenset() if self.screening is None else self.screening.screener.fit_patients
-        return [one for name, one in zip(names, records, strict=True) if patient_key(name) not in seen]
+        return [
+            (self.patients[name][0].group, one)
+            for name, one in zip(names, records, strict=True)
+            if patient_key(name) not in seen
+        ]
 
     def calibrate(
         self, records: Sequence[PatientRecord], recipes: Mapping[int, ScoreRecipe]
@@ -418,24 +422,31 @@ class _Run:
     def bound(
         self,
         learnt: Sequence[PatientRecord],
-        records: Sequence[PatientRecord],
+        grouped: Sequence[tuple[str, PatientRecord]],
         thresholds: Mapping[int, tuple[int, int]],
         given_masks: bool,
     ) -> tuple[BoundsSection | None, list[str]]:
-        """Bounds of quality, or words about why there are none."""
-        parts = [[one.bound_rows(self.labels) for one in part if one.scans] for part in (learnt, records)]
-        if not parts[0] or not parts[1]:
+        """Bounds of quality, of everybody and of large groups, or words about why there are none."""
+        grouped = [(group, one) for group, one in grouped if one.scans]
+        records = [one for one in learnt if one.scans], [one for _, one in grouped]
+        if not records[0] or not records[1]:
             return None, ["bounds: too few patients to learn from and to calibrate on"]
-        sizes = [one.diagonal for one in [*learnt, *records] if one.scans]
-        steps = [one.step for one in [*learnt, *records] if one.scans]
+        learning, calibration = ([one.bound_rows(self.labels) for one in part] for part in records)
+        groups = [group for group, _ in grouped]
         section = fit_bounds(
-            parts[0],
-            parts[1],
+            learning,
+            calibration,
             self.options.alpha,
             structures=self.labels,
             thresholds=[thresholds[label] for label in self.labels],
             given_masks=given_masks,
-            diagonal=min(sizes),
-            step=min(steps),
+            diagonal=min(one.diagonal for part in records for one in part),
+            step=min(one.step for part in records for one in part),
+            groups=groups,
         )
-        return section, []
+        needed = patients_needed(self.options.alpha)
+        return section, [
+            f"bounds: group {group} has {groups.count(group)} calibration patients, {needed} are needed for bounds of "
+            "its own; its scans get those that hold over all groups"
+            for group in sorted({*groups} - {"", *section.groups})
+        ]

@@ -247,14 +247,17 @@ def add_sets(
     for one in found:
         for text, feasible in zip(one.statements, reversed(one.feasible), strict=True):
             made.append(Statement(text, one.alpha if feasible else None, "exact" if feasible else "none", "sets"))
-    bounds, about_bounds = _bounds(case, profile, scored)
+    bounds, about_bounds = _bounds(case, profile, scored, group)
+    own_bounds = group if profile.bounds is not None and group in profile.bounds.groups else None
     made += [
         Statement(text, bounds[0].alpha if claims else None, "exact" if claims else "none", "structures")
-        for text, claims in bound_sentences(bounds, ndim=case.scan.grid.ndim)
+        for text, claims in bound_sentences(bounds, ndim=case.scan.grid.ndim, group=own_bounds)
     ]
     notes = [*base.notes, *about_bounds]
     if group and group not in section.groups:
         notes.append(f"the profile has no thresholds of group {group}: the sets' promise is averaged over all groups")
+    if group and bounds and own_bounds is None:
+        notes.append(f"the profile has no bounds of group {group}: the bounds' promise is averaged over all groups")
     if section.alpha != base.levels.sets:
         notes.append(
             f"the profile's sets promise {section.alpha:g}, whatever level was asked for; fit again to change it"
@@ -272,7 +275,9 @@ def add_sets(
     return replace(judged, verdict=verdict, sets=found)
 
 
-def _bounds(case: Case, profile: Profile, scored: ScoredScan) -> tuple[tuple[StructureBounds, ...], list[str]]:
+def _bounds(
+    case: Case, profile: Profile, scored: ScoredScan, group: str | None
+) -> tuple[tuple[StructureBounds, ...], list[str]]:
     """The bounds of the mask, or words about why there are none."""
     section = profile.bounds
     if section is None:
@@ -290,7 +295,9 @@ def _bounds(case: Case, profile: Profile, scored: ScoredScan) -> tuple[tuple[Str
     if section.screened and profile.screening is not None:
         drawn = np.where(np.isin(case.labels.array, section.labels), case.labels.array, 0)
         strange = scan_abnormality(profile.screening, case.scan, LabelMap(drawn, case.scan.grid))
-    told = predict_bounds(section, scored.levels, scored.probabilities, masks, case.scan.grid, abnormality=strange)
+    told = predict_bounds(
+        section, scored.levels, scored.probabilities, masks, case.scan.grid, abnormality=strange, group=group
+    )
     return told, []
 
 

@@ -256,7 +256,7 @@ class _Tester:
         """Every loss of one scan; None where it cannot be read."""
         file = None
         if self.cache is not None:
-            file = self.cache / f"{rows_key([row], [*self.choices, self._identity()])}.json"
+            file = self.cache / f"{rows_key([row], [*self.choices, self._identity(), row.group])}.json"
             if file.is_file():
                 kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
                 return kept
@@ -311,10 +311,12 @@ class _Tester:
             found[f"missed {label}"] = [int(np.count_nonzero(truth & ~sets.outer.array)), size]
             found[f"invented {label}"] = [int(np.count_nonzero(sets.inner.array & ~truth)), size]
         if self.bounds is not None and image.masks:
-            found |= self._broken(image, levels, channels)
+            found |= self._broken(image, levels, channels, group)
         return found
 
-    def _broken(self, image: LabelledImage, levels: dict[int, Any], channels: dict[int, Any]) -> dict[str, Any]:
+    def _broken(
+        self, image: LabelledImage, levels: dict[int, Any], channels: dict[int, Any], group: str
+    ) -> dict[str, Any]:
         assert self.bounds is not None
         section, grid = self.bounds, image.scan.grid
         masks = {k: image.masks.get(k, np.zeros(grid.shape, dtype=bool)) for k in section.labels}
@@ -324,7 +326,7 @@ class _Tester:
             for label, mask in masks.items():
                 drawn[mask] = label
             strange = scan_abnormality(self.profile.screening, image.scan, LabelMap(drawn, grid))
-        told = predict_bounds(section, levels, channels, masks, grid, abnormality=strange)
+        told = predict_bounds(section, levels, channels, masks, grid, abnormality=strange, group=group)
         found: dict[str, Any] = {}
         for number, one in enumerate(told):
             truth = np.asarray(image.truth.array == one.label)
