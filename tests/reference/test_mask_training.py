@@ -119,7 +119,7 @@ def test_the_stage_trains_what_it_says(folders: tuple[Path, Path], pictures: lis
 
     language = segmenter.language
     language.model = get_peft_model(language.model, MaskSettings().lora.config(language.seg))
-    rows = _choose(segmenter, adapter=False)
+    rows = _choose(segmenter, MaskSettings())
     logits, attended, _, loss = segmenter(train_pairs[0], train_pairs[0].sample("segment", np.random.default_rng(0)))
     (logits.square().mean() + attended.value.sum() + loss).backward()
     assert sum(float(p.grad.abs().sum()) for p in rows if p.grad is not None) > 0
@@ -141,3 +141,22 @@ def test_foreign_folders_are_said(folders: tuple[Path, Path], tmp_path: Path) ->
 def test_wrong_settings_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(InputError):
         MaskSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_the_memory_alone_learns_too_and_all_of_sam2_where_asked(
+    folders: tuple[Path, Path], pictures: list[LabelledPicture], tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    segmenter = TokenSegmenter.make(None, Sam2Parts.load(folders[1]), "native")
+    pair = next(p for p in draw_pairs(pictures, 0, absent=0))
+    sample = pair.sample("segment", np.random.default_rng(0))
+    before = {name: p.clone() for name, p in segmenter.named_parameters()}
+    settings = MaskSettings(steps=2, batch=1, decoder_rate=1e-3, train_sam=True, save_every=1)
+    losses = train_masks(segmenter, pictures, settings, tmp_path / "m")
+    moved = {name.split(".")[2] for name, p in segmenter.named_parameters() if (p != before[name]).any()}
+    assert {"vision_encoder", "memory_encoder", "memory_attention", "mask_decoder"} <= moved
+    again = TokenSegmenter.make(None, Sam2Parts.load(folders[1]), "native")
+    assert train_masks(again, pictures, settings, tmp_path / "m") == losses
+    assert torch.equal(again(pair, sample)[0], segmenter(pair, sample)[0])
+    with pytest.raises(InputError, match="nobody says"):
+        segmenter.predict(pair, sample)

@@ -61,6 +61,19 @@ def test_sft_learns_and_resumes_to_the_same_losses(
     assert adapted.answer(["hello"], [[]], most_tokens=2) is not None
 
 
+def test_a_model_of_ours_is_trained_whole(folder: Path, pictures: list[LabelledPicture], tmp_path: Path) -> None:
+    settings = SftSettings(samples=12, epochs=1, batch=4, learning_rate=5e-3, lora=None)
+    train_sft(VisionLanguageModel.load(folder), pictures, settings, tmp_path / "whole")
+    assert not (tmp_path / "whole" / "adapter_model.safetensors").exists()
+    before, after = VisionLanguageModel.load(folder), VisionLanguageModel.load(tmp_path / "whole")
+    changed = {
+        name: bool((p != q).any())
+        for (name, p), (_, q) in zip(before.model.named_parameters(), after.model.named_parameters(), strict=True)
+    }
+    assert all(changed[name] for name in changed if "visual" in name and name.endswith("weight"))
+    assert any(changed[name] for name in changed if "language_model" in name)
+
+
 def test_grpo_runs_with_its_rewards(folder: Path, pictures: list[LabelledPicture], tmp_path: Path) -> None:
     settings = GrpoSettings(steps=2, generations=2, batch=4, longest=8, tasks=("name", "box"), save_every=1)
     rewards = train_grpo(VisionLanguageModel.load(folder), pictures, settings, tmp_path / "g")

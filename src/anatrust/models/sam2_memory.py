@@ -222,6 +222,16 @@ class Sam2Parts(nn.Module):
         return masks
 
     @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.get_buffer("mean").device
+
+    @property
+    def learns(self) -> bool:
+        """Whether the image encoder is trained, and not the decoder alone."""
+        return any(p.requires_grad for p in self.model.vision_encoder.parameters())
+
+    @property
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.model.no_memory_embedding.dtype
         return dtype

@@ -39,6 +39,9 @@ class MaskSettings:
         Weights of the losses. Dice leads because cross-entropy alone stays at empty masks.
     train_adapter
         Whether the language model's adapter learns too; frozen as in the paper by default.
+    train_sam
+        Whether all of SAM 2 learns at the decoder's rate and not its decoder alone, as a SAM 2 of ours that
+        starts from nothing needs it.
     save_every
         Steps between checkpoints.
     lora
@@ -55,6 +58,7 @@ class MaskSettings:
     language: float = 0.1
     slot: float = 0.2
     train_adapter: bool = False
+    train_sam: bool = False
     save_every: int = 200
     lora: LoraSettings = LoraSettings()
 
@@ -93,12 +97,12 @@ def train_masks(
     """Train and save into ``folder``; a run begun there goes on with the losses it would have had.
 
     Trained are the rows of ``<Seg>``, the memory attention and SAM 2's mask decoder; SAM 2's image
-    encoder and the vision tower stay frozen.
+    encoder and the vision tower stay frozen, the first unless ``train_sam`` is set.
 
     Parameters
     ----------
     segmenter
-        Changed in place; its language model gets an adapter.
+        Changed in place; its language model, where it has one, gets an adapter.
     pictures
         Of the training patients.
     settings
@@ -113,15 +117,16 @@ def train_masks(
     list of float
         The loss at every step of the whole run.
     """
-    from peft import get_peft_model
-
     language = segmenter.language
-    tied = bool(getattr(language.model.config, "tie_word_embeddings", False))
     # The adapter's first values are random: the seed must decide them for a resumed run too.
     torch.manual_seed(settings.seed)
-    language.model = get_peft_model(language.model, settings.lora.config(language.seg, tied=tied))
-    rows = _choose(segmenter, settings.train_adapter)
-    decoder = list(segmenter.sam.model.mask_decoder.parameters())
+    if language is not None:
+        from peft import get_peft_model
+
+        tied = bool(getattr(language.model.config, "tie_word_embeddings", False))
+        language.model = get_peft_model(language.model, settings.lora.config(language.seg, tied=tied))
+    rows = _choose(segmenter, settings)
+    decoder = [p for p in segmenter.sam.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
         [
             {"params": [*rows, *segmenter.attention.parameters()], "lr": settings.token_rate},
@@ -132,10 +137,10 @@ def train_masks(
     losses, begun = _resume(folder, trained, optimiser)
     pairs = islice(draw_pairs(pictures, settings.seed), begun * settings.batch, None)
     rng = np.random.default_rng(settings.seed)
-    language.model.train()
+    _mode(segmenter, training=True)
     for step in range(begun, settings.steps):
         told: dict[str, float] = {}
-        total = torch.zeros((), device=language.device)
+        total = torch.zeros((), device=segmenter.sam.device)
         for pair in islice((p for p in pairs if any(p.mask(n).any() for n in p.labels)), settings.batch):
             loss = _loss(segmenter, pair, settings, rng, told)
             (loss / settings.batch).backward()  # type: ignore[no-untyped-call]
@@ -148,10 +153,17 @@ def train_masks(
             progress(step + 1, settings.steps, {"loss": losses[-1], **told})
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
             _save(folder, trained, optimiser, losses)
-    language.model.eval()
-    language.model.save_pretrained(str(folder))
+    _mode(segmenter, training=False)
+    if language is not None:
+        language.model.save_pretrained(str(folder))
     segmenter.save(folder)
     return losses
+
+
+def _mode(segmenter: TokenSegmenter, *, training: bool) -> None:
+    """Dropout of the adapter on or off; SAM 2 has none."""
+    if segmenter.language is not None:
+        segmenter.language.model.train(training)
 
 
 def _loss(
@@ -170,24 +182,25 @@ def _loss(
     return total + settings.language * language + settings.slot * slot
 
 
-def _choose(segmenter: TokenSegmenter, adapter: bool) -> list[torch.nn.Parameter]:
+def _choose(segmenter: TokenSegmenter, settings: MaskSettings) -> list[torch.nn.Parameter]:
     """Freeze all but what the stage trains; returns the language model's part of it."""
-    segmenter.sam.requires_grad_(False)
+    segmenter.sam.requires_grad_(settings.train_sam)
     segmenter.sam.model.mask_decoder.requires_grad_(True)
     segmenter.attention.requires_grad_(True)
-    chosen = []
+    chosen: list[torch.nn.Parameter] = []
+    if segmenter.language is None:
+        return chosen
     for name, parameter in segmenter.language.model.named_parameters():
-        parameter.requires_grad_("trainable_tokens" in name or (adapter and "lora_" in name))
+        parameter.requires_grad_("trainable_tokens" in name or (settings.train_adapter and "lora_" in name))
         if parameter.requires_grad:
             chosen.append(parameter)
     return chosen
 
 
 def _named(segmenter: TokenSegmenter) -> list[tuple[str, torch.nn.Parameter]]:
-    return [
-        *((f"language.{n}", p) for n, p in segmenter.language.model.named_parameters()),
-        *((f"own.{n}", p) for n, p in segmenter.named_parameters()),
-    ]
+    language = segmenter.language
+    spoken = [] if language is None else [(f"language.{n}", p) for n, p in language.model.named_parameters()]
+    return [*spoken, *((f"own.{n}", p) for n, p in segmenter.named_parameters())]
 
 
 def _save(folder: Path, trained: Mapping[str, Any], optimiser: torch.optim.Optimizer, losses: list[float]) -> None:

@@ -35,6 +35,8 @@ class SftSettings:
         Questions a step; of AdamW with a cosine schedule and 3 % warm-up; of data and dropout.
     tasks
         What is asked, in turn: ``name`` and ``box``; ``<Seg>`` comes in stage three.
+    hidden
+        Share of legends without names, which only the reference can answer.
     save_every
         Steps between checkpoints.
     lora
@@ -47,6 +49,7 @@ class SftSettings:
     learning_rate: float = 1e-4
     seed: int = 0
     tasks: tuple[Task, ...] = ("name", "box")
+    hidden: float = 0.3
     save_every: int = 200
     lora: LoraSettings | None = LoraSettings()
 
@@ -64,7 +67,7 @@ class GrpoSettings:
         Of the paper: 2 400 steps; completions compared for each prompt; completions a step.
     learning_rate, beta, epsilon, temperature
         Of AdamW; weight of the divergence from the start; clipping; of sampling.
-    tasks
+    tasks, hidden
         As in :class:`SftSettings`.
     longest
         Tokens of a completion.
@@ -80,6 +83,7 @@ class GrpoSettings:
     epsilon: float = 0.2
     temperature: float = 1.0
     tasks: tuple[Task, ...] = ("name",)
+    hidden: float = 0.3
     longest: int = 256
     seed: int = 0
     save_every: int = 200
@@ -100,11 +104,15 @@ def _check(*values: Any) -> None:
 
 
 def draw_samples(
-    pictures: Sequence[LabelledPicture], tasks: Sequence[Task], seed: int, convention: Convention
+    pictures: Sequence[LabelledPicture],
+    tasks: Sequence[Task],
+    seed: int,
+    convention: Convention,
+    hidden: float = 0.3,
 ) -> Iterable[Sample]:
     """Questions without end, tasks in turn; the seed decides all of it."""
     rng = np.random.default_rng(seed + 1)
-    for count, pair in enumerate(draw_pairs(pictures, seed)):
+    for count, pair in enumerate(draw_pairs(pictures, seed, hidden=hidden)):
         yield pair.sample(tasks[count % len(tasks)], rng, convention)
 
 
@@ -145,7 +153,9 @@ def train_sft(
     class Trainer(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
         """TRL's, with checkpoints that hold no pickle."""
 
-    samples = islice(draw_samples(pictures, settings.tasks, settings.seed, convention), settings.samples)
+    samples = islice(
+        draw_samples(pictures, settings.tasks, settings.seed, convention, settings.hidden), settings.samples
+    )
     rows = [
         {
             "prompt": [{"role": "user", "content": s.prompt}],
@@ -196,7 +206,7 @@ def train_grpo(
         """TRL's, with checkpoints that hold no pickle."""
 
     prompts = settings.steps * max(1, settings.batch // settings.generations)
-    samples = islice(draw_samples(pictures, settings.tasks, settings.seed, convention), prompts)
+    samples = islice(draw_samples(pictures, settings.tasks, settings.seed, convention, settings.hidden), prompts)
     rows = [
         {
             "prompt": [{"role": "user", "content": s.prompt}],

@@ -51,9 +51,10 @@ class TokenSegmenter(nn.Module):
     Parameters
     ----------
     language
-        Reads reference, tinted reference and target and names what is visible, a ``<Seg>`` after each.
+        Reads reference, tinted reference and target and names what is visible, a ``<Seg>`` after each. None:
+        the reference's own object pointers ask in its place, SAM 2's memory alone, as the rival of the paper.
     sam
-        SAM 2 in parts; its image encoder stays frozen.
+        SAM 2 in parts; gradients pass into its image encoder only where that is trained.
     attention
         Eq. 6 and 7.
     level
@@ -67,7 +68,11 @@ class TokenSegmenter(nn.Module):
     """
 
     def __init__(
-        self, language: VisionLanguageModel, sam: Sam2Parts, attention: MemoryAttention, level: Level = "prototypes"
+        self,
+        language: VisionLanguageModel | None,
+        sam: Sam2Parts,
+        attention: MemoryAttention,
+        level: Level = "prototypes",
     ) -> None:
         super().__init__()
         if level not in get_args(Level):
@@ -79,14 +84,14 @@ class TokenSegmenter(nn.Module):
 
     @classmethod
     def make(
-        cls, language: VisionLanguageModel, sam: Sam2Parts, level: Level = "prototypes", bottleneck: int = 256
+        cls, language: VisionLanguageModel | None, sam: Sam2Parts, level: Level = "prototypes", bottleneck: int = 256
     ) -> TokenSegmenter:
         """With an untrained memory attention that fits both models."""
         memory = sam.memory_width if level == "spatial" else sam.width
-        config = MemoryConfig(language.hidden, sam.width, memory, bottleneck)
-        return cls(language, sam, MemoryAttention(config).to(language.device), level)
+        config = MemoryConfig(sam.width if language is None else language.hidden, sam.width, memory, bottleneck)
+        return cls(language, sam, MemoryAttention(config).to(sam.device), level)
 
-    def draw(self, pair: Pair, states: Tensor, numbers: list[int]) -> tuple[Tensor, Attended, Tensor]:
+    def draw(self, pair: Pair, states: Tensor | None, numbers: list[int]) -> tuple[Tensor, Attended, Tensor]:
         """Logits of the regions asked for.
 
         Parameters
@@ -94,7 +99,7 @@ class TokenSegmenter(nn.Module):
         pair
             Reference and target; its legend numbers the memory's slots.
         states
-            ``(N, hidden)``: a state for each region.
+            ``(N, hidden)``: a state for each region; None without a language model.
         numbers
             The legend number of each.
 
@@ -104,21 +109,26 @@ class TokenSegmenter(nn.Module):
             ``(N, S/4, S/4)``; what was found; the slot of each number.
         """
         slots = list(pair.labels)
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.sam.learns):
             both = self.sam.prepare(torch.stack([self._grey(pair.reference), self._grey(pair.target)]))
             # One image at a time: a reference and a target need not share a batch in SAM 2's decoder.
             seen, target = self.sam.features(both[:1]), self.sam.features(both[1:])
             masks = torch.from_numpy(
                 np.stack([pair.reference.labels == pair.labels[n] for n in slots]).astype(np.float32)
             ).to(both.device)
-            memory = None if self.level == "prototypes" else self.sam.memorise(seen, masks)
+            memory = None
+            if self.level != "prototypes" or states is None:
+                memory = self.sam.memorise(seen, masks)
             prototypes = self.sam.prototypes(seen, masks)
+        own = torch.tensor([slots.index(n) for n in numbers], device=both.device)
+        if states is None and memory is not None:
+            states = memory.pointers[own]
+        assert states is not None
         if self.level == "spatial" and memory is not None:
             tokens, regions = memory.tokens.flatten(0, 1), self._regions(masks, memory.tokens.shape[1])
             attended = self.attention(states, tokens, regions)
         else:
             attended = self.attention(states, prototypes)
-        own = torch.tensor([slots.index(n) for n in numbers], device=both.device)
         coarse = None
         if self.level == "native" and memory is not None:
             chosen = type(memory)(memory.tokens[own], memory.position, memory.pointers[own])
@@ -132,15 +142,25 @@ class TokenSegmenter(nn.Module):
         Returns
         -------
         logits, attended, slots, language_loss
-            As :meth:`draw`, and the language model's loss on the answer.
+            As :meth:`draw`, and the language model's loss on the answer (0 without one).
         """
-        states, output = self._states(sample, sample.answer)
-        logits, attended, slots = self.draw(pair, states, list(sample.masks))
-        return logits, attended, slots, output.loss
+        if self.language is None:
+            drawn = self.draw(pair, None, list(sample.masks))
+            return *drawn, torch.zeros((), device=self.sam.device)
+        states, output = self._states(self.language, sample, sample.answer)
+        return *self.draw(pair, states, list(sample.masks)), output.loss
 
     @torch.no_grad()
     def predict(self, pair: Pair, sample: Sample, most_tokens: int = 256) -> DrawnMasks:
-        """The model's own answer: what it names it draws; a ``<Seg>`` after no legend entry draws nothing."""
+        """The model's own answer: what it names it draws; a ``<Seg>`` after no legend entry draws nothing.
+
+        Raises
+        ------
+        InputError
+            Without a language model: nobody says what is visible.
+        """
+        if self.language is None:
+            raise InputError("without a language model nobody says what is visible: draw() takes the numbers to draw")
         text = self.language.answer([sample.prompt], [list(sample.pictures)], most_tokens=most_tokens)[0]
         shape = pair.target.image.shape
         try:
@@ -150,7 +170,7 @@ class TokenSegmenter(nn.Module):
         numbers = [n for n in numbers if n in pair.labels]
         if not numbers:
             return DrawnMasks(text, {}, None)
-        states, _ = self._states(sample, text)
+        states, _ = self._states(self.language, sample, text)
         logits, attended, _ = self.draw(pair, states, numbers)
         full = interpolate(logits[:, None].float(), shape, mode="bilinear", align_corners=False)[:, 0] > 0
         return DrawnMasks(text, dict(zip(numbers, full.cpu().numpy(), strict=True)), attended)
@@ -185,15 +205,16 @@ class TokenSegmenter(nn.Module):
             raise FormatError(f"{folder.name} was trained with models of other widths: load the ones it names")
         return cls(language, sam, attention.to(language.device), plain["level"])
 
-    def _states(self, sample: Sample, answer: str) -> tuple[Tensor, Any]:
+    @staticmethod
+    def _states(language: VisionLanguageModel, sample: Sample, answer: str) -> tuple[Tensor, Any]:
         pictures = [list(sample.pictures)]
-        given = self.language.inputs([sample.prompt], pictures, [answer])
-        given["labels"] = self.language.completion_labels(given, self.language.inputs([sample.prompt], pictures))
-        states, output = self.language.seg_states(given)
+        given = language.inputs([sample.prompt], pictures, [answer])
+        given["labels"] = language.completion_labels(given, language.inputs([sample.prompt], pictures))
+        states, output = language.seg_states(given)
         return states[0], output
 
     def _grey(self, picture: LabelledPicture) -> Tensor:
-        grey = torch.from_numpy(np.ascontiguousarray(picture.image, dtype=np.float32)).to(self.language.device)
+        grey = torch.from_numpy(np.ascontiguousarray(picture.image, dtype=np.float32)).to(self.sam.device)
         # Reference and target may differ in size: SAM 2 makes both square anyway.
         return interpolate(grey[None, None], (self.sam.size, self.sam.size), mode="bilinear", antialias=True)[0, 0]
 

@@ -47,6 +47,8 @@ class Plan:
         Trained on.
     samples, epochs, batch, rate
         Of supervised training.
+    hidden
+        Share of legends without names.
     steps, generations, group, reward_rate
         Of GRPO: steps of ``group`` prompts with so many completions each.
     tested
@@ -57,20 +59,21 @@ class Plan:
 
     size: NanoSize = field(default_factory=NanoSize)
     patients: int = 600
-    samples: int = 9000
+    samples: int = 6800
     epochs: int = 4
-    batch: int = 32
-    rate: float = 1e-3
+    batch: int = 16
+    rate: float = 1.5e-3
+    hidden: float = 0.6
     steps: int = 60
     generations: int = 8
     group: int = 8
     reward_rate: float = 1e-4
     tested: int = 300
-    curve: int = 125
+    curve: int = 300
 
 
 PLAN = Plan()
-QUICK = Plan(NanoSize(48, 12, 32, 1, 2, 32, 1), 12, 24, 1, 8, 1e-3, 1, 2, 2, 1e-4, 4, 2)
+QUICK = Plan(NanoSize(48, 12, 32, 1, 2, 32, 1), 12, 24, 1, 8, 1e-3, 0.5, 1, 2, 2, 1e-4, 4, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +201,8 @@ def rewarded(folder: Path, start: Path, plan: Plan, seed: int) -> tuple[Path, di
     if not (target / "told.json").is_file():
         settings = GrpoSettings(
             steps=plan.steps, generations=plan.generations, batch=plan.group * plan.generations,
-            learning_rate=plan.reward_rate, beta=0.0, longest=20, seed=1000 + seed, save_every=20, lora=None,
+            learning_rate=plan.reward_rate, beta=0.0, hidden=plan.hidden, longest=20,
+            seed=1000 + seed, save_every=20, lora=None,
         )  # fmt: skip
         model, clock = _loaded(start), _Clock(target)
         rewards = train_grpo(model, _patients(plan), settings, target, convention="pixels", progress=clock.tick)
@@ -214,7 +218,7 @@ def _supervised(
     if not (target / "told.json").is_file():
         settings = SftSettings(
             samples=samples, epochs=epochs, batch=plan.batch, learning_rate=rate, seed=seed, tasks=("name",),
-            save_every=plan.curve, lora=None,
+            hidden=plan.hidden, save_every=max(1, plan.curve // 2), lora=None,
         )  # fmt: skip
         model = _loaded(start)
         clock = _Clock(target)

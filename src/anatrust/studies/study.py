@@ -30,6 +30,7 @@ _STUDIES = {
     "r2seg-planner": "anatrust.studies.r2seg_planner",
     "r2seg-roc": "anatrust.studies.r2seg_roc",
     "rau-nano": "anatrust.studies.rau_nano",
+    "rau-nano-masks": "anatrust.studies.rau_nano_masks",
     "rau-references": "anatrust.studies.rau_references",
     "rau-registration": "anatrust.studies.rau_registration",
     "real-tumours": "anatrust.studies.real_tumours",

@@ -1,0 +1,250 @@
+"""Study `rau-nano-masks`: a language model's tokens in SAM 2's memory against that memory alone, both trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.metrics import dice
+from anatrust.reference.pairs import Pair, draw_pairs
+from anatrust.studies.intervals import patient_bootstrap
+from anatrust.studies.nano_anatomy import THIN, cohort
+from anatrust.studies.nano_model import build_sam2
+from anatrust.studies.nano_training import PLAN, QUICK, SEEN, UNSEEN, Plan, taught
+from anatrust.studies.rau_nano import place
+from anatrust.studies.study import Cell, Context, Study
+from anatrust.studies.tables import markdown_table
+
+if TYPE_CHECKING:  # torch is heavy, and this module is imported for its names alone
+    from anatrust.reference.token_segmenter import TokenSegmenter
+
+__all__ = ["STUDY"]
+
+_NEEDS = (
+    "anatrust.studies.rau_nano_masks",
+    "anatrust.studies.nano_anatomy",
+    "anatrust.studies.nano_model",
+    "anatrust.studies.nano_training",
+    "anatrust.models.sam2_memory",
+    "anatrust.reference.memory_attention",
+)
+_SEEDS = (0,)
+_WIDTHS: tuple[int, ...] = ()
+_STEPS, _BATCH, _PAIRS = 1000, 2, 40
+_GOAL = 0.15
+_ARMS = {"pasted": "the reference's masks, pasted", "memory": "SAM 2's memory alone", "tokens": "with <Seg> tokens"}
+
+
+def _cells(context: Context) -> list[Cell]:
+    cells = [Cell("pasted", {"arm": "pasted", "seed": 0, "width": 256}, (), _NEEDS)]
+    for seed in _SEEDS[: 1 if context.quick else None]:
+        cells += [
+            Cell(f"{arm}/{seed}/256", {"arm": arm, "seed": seed, "width": 256}, (), _NEEDS)
+            for arm in ("memory", "tokens")
+        ]
+    if not context.quick:
+        cells += [Cell(f"tokens/0/{w}", {"arm": "tokens", "seed": 0, "width": w}, (), _NEEDS) for w in _WIDTHS]
+    return cells
+
+
+def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
+    plan = QUICK if context.quick else PLAN
+    arm, seed, width = (cell.parameters[k] for k in ("arm", "seed", "width"))
+    pairs = {
+        name: _pairs(looks, plan, 2 if context.quick else _PAIRS)
+        for name, looks in (("seen", SEEN), ("unseen", UNSEEN))
+    }
+    if arm == "pasted":
+        return {"regions": {name: [r for p in own for r in _pasted(p)] for name, own in pairs.items()}}
+    segmenter, losses, trained = _segmenter(arm, seed, width, context)
+    regions = {name: [r for pair in own for r in _drawn(segmenter, pair)] for name, own in pairs.items()}
+    return {
+        "regions": regions, "trained": trained, "steps": len(losses),
+        "losses": [round(float(np.mean(losses[k : k + 20])), 3) for k in range(0, len(losses), 20)],
+    }  # fmt: skip
+
+
+def _segmenter(arm: str, seed: int, width: int, context: Context) -> tuple[TokenSegmenter, list[float], int]:
+    """Trained, or as far as an interrupted run got and then on; the parameters that learnt."""
+    import torch
+
+    from anatrust.models.sam2_memory import Sam2Parts
+    from anatrust.models.vision_language import VisionLanguageModel
+    from anatrust.reference.mask_training import MaskSettings, train_masks
+    from anatrust.reference.token_segmenter import TokenSegmenter
+
+    plan, folder = QUICK if context.quick else PLAN, place(context.quick)
+    start = folder / f"sam2-{seed}"
+    if not (start / "model.safetensors").is_file():
+        build_sam2(start, seed)
+    language = None
+    if arm == "tokens":
+        language = VisionLanguageModel.load(taught(folder, plan, context.seed)[0])
+    torch.manual_seed(seed)
+    segmenter = TokenSegmenter.make(language, Sam2Parts.load(start), "native", width)
+    settings = MaskSettings(
+        steps=1 if context.quick else _STEPS, batch=1 if context.quick else _BATCH, seed=seed, token_rate=1e-3,
+        decoder_rate=7e-4, train_sam=True, save_every=100,
+    )  # fmt: skip
+    pictures = cohort(range(plan.patients), SEEN, size=plan.size.side)
+    losses = train_masks(segmenter, pictures, settings, folder / f"masks-{arm}-{seed}-{width}")
+    trained = sum(p.numel() for p in segmenter.parameters() if p.requires_grad)
+    if language is not None:
+        trained += sum(p.numel() for p in language.model.parameters() if p.requires_grad)
+    return segmenter, losses, trained
+
+
+def _pairs(looks: Any, plan: Plan, count: int) -> list[Pair]:
+    start = 100_000 + 10_000 * (looks == UNSEEN)
+    pictures = cohort(range(start, start + max(8, plan.patients // 5)), looks, size=plan.size.side)
+    return list(islice(draw_pairs(pictures, 9, absent=0.0), count))
+
+
+def _row(pair: Pair, number: int, mask: npt.NDArray[np.bool_], health: Any = None) -> dict[str, Any]:
+    truth = pair.mask(number)
+    shared, either = int((mask & truth).sum()), int((mask | truth).sum())
+    row = {
+        "patient": pair.target.patient, "organ": pair.target.names[pair.labels[number]],
+        "dice": round(float(dice(truth, mask)), 4), "iou": round(shared / either, 4),
+    }  # fmt: skip
+    return (
+        row if health is None else row | {"entropy": round(health.entropy, 4), "slot": round(health.slot_accuracy, 4)}
+    )
+
+
+def _pasted(pair: Pair) -> list[dict[str, Any]]:
+    visible = [n for n in pair.labels if pair.mask(n).any()]
+    return [_row(pair, n, np.asarray(pair.reference.labels == pair.labels[n])) for n in visible]
+
+
+def _drawn(segmenter: TokenSegmenter, pair: Pair) -> list[dict[str, Any]]:
+    """Every visible region; which are visible is told to both arms."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    from anatrust.reference.memory_attention import attention_health
+
+    sample = pair.sample("segment", np.random.default_rng(0))
+    with torch.no_grad():
+        logits, attended, slots, _ = segmenter(pair, sample)
+        full = interpolate(logits[:, None].float(), pair.target.image.shape, mode="bilinear")[:, 0] > 0
+    health = attention_health(attended, slots)
+    return [_row(pair, n, mask, health) for n, mask in zip(sample.masks, full.numpy(), strict=True)]
+
+
+def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
+    told = {}
+    for key, r in results.items():
+        told[key] = {look: _described(rows, context.seed) for look, rows in r["regions"].items()} | {
+            k: r[k] for k in ("trained", "steps", "losses") if k in r
+        }
+    gains = {}
+    for seed in _SEEDS:
+        a, b = results.get(f"tokens/{seed}/256"), results.get(f"memory/{seed}/256")
+        if a and b:
+            gains[str(seed)] = {
+                look: _gain(a["regions"][look], b["regions"][look], context.seed) for look in a["regions"]
+            }
+    targets = []
+    if gains:
+        for look in ("seen", "unseen"):
+            mean = round(float(np.mean([g[look]["difference"] for g in gains.values()])), 4)
+            targets.append(
+                {
+                    "what": f"{look} looks: Dice with tokens above SAM 2's memory alone by ≥ {_GOAL}",
+                    "observed": mean,
+                    "met": mean >= _GOAL,
+                }
+            )
+    return {"arms": told, "gains": gains, "targets": targets}
+
+
+def _described(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    def mean(field: str, some: Sequence[Mapping[str, Any]]) -> float:
+        values = [r[field] for r in some if field in r]
+        return round(float(np.mean(values)), 4) if values else 0.0
+
+    table = np.array([[mean("dice", own)] for own in _by_patient(rows).values()])
+    low, high = patient_bootstrap(table, lambda v: float(v.mean()), seed=seed) if len(table) >= 5 else (0.0, 0.0)
+    images = [mean("iou", own) for own in _by_patient(rows).values()]
+    return {
+        "dice": round(float(table.mean()), 4), "interval": [round(low, 4), round(high, 4)],
+        "giou": round(float(np.mean(images)), 4),
+        "tubes": mean("dice", [r for r in rows if r["organ"] in THIN]),
+        "vessels": mean("dice", [r for r in rows if r["organ"] == "vessels"]),
+        "solid": mean("dice", [r for r in rows if r["organ"] not in THIN]),
+        "entropy": mean("entropy", rows), "slot": mean("slot", rows), "n": len(rows),
+    }  # fmt: skip
+
+
+def _by_patient(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["patient"], []).append(row)
+    return found
+
+
+def _gain(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    paired: dict[str, list[float]] = {}
+    for a, b in zip(one, other, strict=True):
+        paired.setdefault(a["patient"], []).append(a["dice"] - b["dice"])
+    table = np.array([[np.mean(v)] for v in paired.values()])
+    found: dict[str, Any] = {"difference": round(float(table.mean()), 4)}
+    if len(table) >= 5:
+        low, high = patient_bootstrap(table, lambda v: float(v.mean()), seed=seed)
+        found["interval"] = [round(low, 4), round(high, 4)]
+    return found
+
+
+def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
+    s = result["summary"]
+    rows = []
+    for key, r in s["arms"].items():
+        name, *rest = key.split("/")
+        label = _ARMS[name] + (f", seed {rest[0]}, MLP {rest[1]}" if rest else "")
+        for look in ("seen", "unseen"):
+            own = r[look]
+            attention = [f"{own['entropy']:.2f}", f"{own['slot']:.2f}"] if rest else ["–", "–"]
+            rows.append(
+                [
+                    f"{label}; {look}", f"{own['dice']:.2f} [{own['interval'][0]:.2f}, {own['interval'][1]:.2f}]",
+                    f"{own['giou']:.2f}", f"{own['solid']:.2f}", f"{own['vessels']:.2f}", *attention,
+                    r.get("trained", "–"),
+                ]
+            )  # fmt: skip
+    header = [
+        "",
+        "Dice",
+        "gIoU",
+        "Dice of solid organs",
+        "of vessels",
+        "entropy",
+        "slot accuracy",
+        "weights that learnt",
+    ]
+    gains = [
+        [seed, *(f"{g[look]['difference']:+.3f} {g[look].get('interval', '')}" for look in ("seen", "unseen"))]
+        for seed, g in s["gains"].items()
+    ]
+    return {
+        "arms": markdown_table(header, rows),
+        "gains": markdown_table(["seed", "tokens − memory alone, seen looks", "unseen look"], gains),
+        "targets": markdown_table(
+            ["target", "observed", "met"],
+            [[t["what"], f"{t['observed']:.3f}", "yes" if t["met"] else "no"] for t in s["targets"]],
+        ),
+    }
+
+
+STUDY = Study(
+    name="rau-nano-masks",
+    question="Do a language model's tokens make SAM 2's masks from a reference better than its memory alone?",
+    cells=_cells,
+    run=_run,
+    summarise=_summarise,
+    tables=_tables,
+)
