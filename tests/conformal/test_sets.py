@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ class TestRecipes:
         assert any(r.needs_features for r in candidate_recipes(features=True))
         assert not any(r.needs_features for r in candidate_recipes())
         assert candidate_recipes(hard=True)[0].name == "distance"
+
+    def test_what_the_study_chose_is_among_the_choices(self) -> None:
+        """The best scores that need no network of the study's own, as its committed result names them."""
+        found = json.loads((Path(__file__).parents[2] / "studies" / "results" / "rwcp-quality.json").read_text())
+        best = {cell["methods"]["best on tuning"]["method"] for cell in found["cells"].values()}
+        assert len(best) >= 4
+        labels = [recipe.label for recipe in candidate_recipes()]
+        assert {label for label in best if " on " not in label} <= set(labels)
+        assert len(labels) == len(set(labels))
 
     def test_lengths_are_millimetres(self) -> None:
         """The same scan stored with voxels half the size gets the same score at the same place."""

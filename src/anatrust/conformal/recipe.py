@@ -196,6 +196,9 @@ PUBLISHED_WALK = ScoreRecipe("graph")
 def candidate_recipes(*, features: bool = False, hard: bool = False) -> tuple[ScoreRecipe, ...]:
     """The recipes tried in tuning; the plain probability always stands first.
 
+    Those that did best on tuning patients of the study `rwcp-quality`, and their surroundings: smoothings and walks
+    of several strengths, alone and combined with a core.
+
     Parameters
     ----------
     features
@@ -204,13 +207,22 @@ def candidate_recipes(*, features: bool = False, hard: bool = False) -> tuple[Sc
         Whether probabilities are absent or nearly all 0 and 1, so that only distances and smoothing
         can grade them.
     """
-    recipes = [ScoreRecipe("distance")] if hard else [ScoreRecipe("probability")]
-    recipes += [ScoreRecipe("gaussian", {"width": w}) for w in (1.0, 2.0, 4.0)]
-    recipes += [ScoreRecipe("bilateral", {"width": w}) for w in (2.0, 3.0)]
-    recipes += [ScoreRecipe("lattice", {"steps": s, "beta": b}) for s in (5, 20) for b in (0.3, 1.0)]
-    recipes += [ScoreRecipe("reconstruction", {"width": w}) for w in (0.0, 1.0)]
+    recipes = [ScoreRecipe("distance")] if hard else [ScoreRecipe("probability"), ScoreRecipe("distance")]
+    recipes += [ScoreRecipe("distance", core=core) for core in (0.0, 0.5)]
+    recipes += [ScoreRecipe("gaussian", {"width": w}) for w in (1.0, 2.0, 4.0, 9.0, 13.0)]
+    recipes += [ScoreRecipe("gaussian", {"width": w}, core=0.5) for w in (1.0, 2.0, 3.0)]
+    recipes += [ScoreRecipe("bilateral", {"width": 1.5, "beta": b}) for b in (0.05, 0.3)]
+    recipes += [
+        ScoreRecipe("lattice", {"steps": s, "beta": b}, core=core)
+        for s in (20, 60)
+        for b in (0.02, 0.1, 0.5)
+        for core in (None, 0.0, 0.5)
+    ]
+    recipes += [ScoreRecipe("lattice", {"steps": 160, "beta": b}) for b in (0.02, 0.1)]
+    recipes += [ScoreRecipe("reconstruction", {"width": w}) for w in (0.0, 1.0, 2.0, 3.0)]
     recipes.append(ScoreRecipe("adaptive"))
     if features:
         recipes += [ScoreRecipe("graph", {"laziness": a, "steps": s}) for a in (0.0, 0.5) for s in (1, 10)]
         recipes.append(ScoreRecipe("graph", {"laziness": 0.5, "steps": 10, "beta": 200.0}))
+        recipes.append(ScoreRecipe("graph", {"laziness": 0.5, "steps": 1, "patch": 2}))
     return tuple(recipes)
