@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -12,12 +14,15 @@ from anatrust.cli.main import run
 from anatrust.errors import InputError
 from anatrust.image import read_mask, read_probabilities, read_scan, write_probabilities
 from anatrust.image.volumes import ProbabilityMap
+from anatrust.pipeline.assess import assess
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.sets import predict_sets
 from anatrust.pipeline.verify import verify
 
+from .test_fit import patient as lesion_free
+from .test_fit import save, write
 from .test_fit_sets import table, write_patient
 
 
@@ -78,6 +83,71 @@ def test_a_changed_segmenter_fails_and_drift_is_seen(site: tuple[Path, Profile],
     assert result.sentence.startswith("FAIL")
     assert result.checks[0].outcome == "fail"
     assert any(d.alarm and "find out what changed" in d.sentence for d in result.drift)
+
+
+def invented(folder: Path, numbers: range, *, contrast: float = 0.0) -> list[dict[str, str]]:
+    """Lesion-free patients; what the segmenter drew there looks a little (or very) unlike its surroundings."""
+    rows = []
+    for number in numbers:
+        row = lesion_free(folder, number)
+        scan, mask = (nibabel.load(folder / row[what]) for what in ("image", "mask"))
+        rng = np.random.default_rng(number)
+        image = np.asarray(scan.dataobj) + (rng.normal(0, 3) + contrast) * (np.asarray(mask.dataobj) > 0)
+        save(folder / row["image"], image.astype(np.float32))
+        rows.append(row)
+    return rows
+
+
+def test_the_cohort_null_is_tested_on_lesion_free_patients(tmp_path: Path) -> None:
+    profile = fit(write(tmp_path, invented(tmp_path, range(19))), segmenter="two boxes")
+    here = verify(profile, write(tmp_path, invented(tmp_path, range(30, 54))))
+    (check,) = here.checks
+    assert check.promise == "share of lesion-free patients in whom any candidate is kept"
+    assert (check.level, check.patients) == (0.1, 24)
+    # What the test measures is what `assess` would keep.
+    kept = []
+    for row in write(tmp_path, invented(tmp_path, range(30, 54))):
+        verdict = assess(row.image, row.mask, anatomy=row.anatomy, profile=profile, kind="lesion")
+        kept.append(any(c.decision == "kept" for c in verdict.candidates))
+    assert check.realised == np.mean(kept)
+    assert check.realised < 0.35  # more than 8 of 24 at a level of 0.1 has a probability below 1 in 1 000
+    there = verify(profile, write(tmp_path, invented(tmp_path, range(60, 72), contrast=60.0)))
+    assert there.outcome == "fail"
+    assert there.checks[0].realised == 1.0
+
+
+def test_one_kept_candidate_in_any_scan_of_a_patient_counts(tmp_path: Path) -> None:
+    profile = fit(write(tmp_path, invented(tmp_path, range(12))))
+    odd, usual = invented(tmp_path, range(80, 81), contrast=60.0), invented(tmp_path, range(81, 84))
+    rows = [row | {"patient": "one"} for row in (*odd, *usual)]
+    (check,) = verify(profile, write(tmp_path, rows)).checks
+    assert (check.patients, check.realised) == (1, 1.0)
+
+
+def test_a_null_that_cannot_be_tested_is_said(tmp_path: Path) -> None:
+    few = fit(write(tmp_path, invented(tmp_path, range(4))))
+    with pytest.raises(InputError, match="no row tests"):
+        verify(few, write(tmp_path, invented(tmp_path, range(30, 33))))
+    profile = fit(write(tmp_path, invented(tmp_path, range(12))))
+    bare = [{k: v for k, v in row.items() if k != "anatomy"} for row in invented(tmp_path, range(30, 33))]
+    with pytest.raises(InputError, match="row 2, column anatomy"):
+        verify(profile, write(tmp_path, bare))
+    rows = invented(tmp_path, range(30, 33))
+    save(tmp_path / rows[1]["image"], np.full((4, 4, 4), np.nan, dtype=np.float32))
+    told: list[str] = []
+    result = verify(profile, write(tmp_path, rows), warn=told.append)
+    assert (result.patients, result.left_out) == (2, 1)
+    assert "row 3: left out" in told[0]
+
+
+def test_the_null_stays_open_where_nobody_is_lesion_free(site: tuple[Path, Profile], tmp_path: Path) -> None:
+    folder, profile = site
+    null = fit(write(tmp_path, invented(tmp_path, range(12)))).rejection
+    result = verify(replace(profile, rejection=null), table(folder, range(36, 40)))
+    assert any("the cohort null was not tested: no row" in note for note in result.notes)
+    thin = fit(write(tmp_path, invented(tmp_path, range(4)))).rejection
+    result = verify(replace(profile, rejection=thin), table(folder, range(36, 40)))
+    assert any("no candidate is ever kept" in note for note in result.notes)
 
 
 def test_few_patients_are_told(site: tuple[Path, Profile]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from anatrust.cli.console import columns, progress_bar
-from anatrust.cli.options import Json, Modality, Quiet, Verbose
+from anatrust.cli.options import AnatomyNames, Json, Modality, Quiet, Verbose
 from anatrust.errors import InputError
 
 __all__ = ["verify_command"]
@@ -27,6 +27,7 @@ def verify_command(
         float, typer.Option(metavar="T", help="A pass shows the error to be below T times the promised one.")
     ] = 2.0,
     modality: Modality = None,
+    anatomy_names: AnatomyNames = None,
     encoder_weights: Annotated[
         str | None, typer.Option(metavar="WHERE", help="Weights of the profile's encoder: a folder or a name.")
     ] = None,
@@ -36,9 +37,10 @@ def verify_command(
 ) -> int:
     """Test a profile on labelled patients of this site: pass, fail or too few, with intervals.
 
-    Measures the realised miss of outer sets, the invention of inner sets, broken bounds and flagged
-    scans, and looks for drift. Writes verify.json, verify.html and run.json; exits with 3 on fail. A
-    run that was killed goes on where it stopped.
+    Measures the realised miss of outer sets, the invention of inner sets, broken bounds, flagged
+    scans and, on rows with lesion_free = true and a mask, how often a candidate is kept; looks for
+    drift. Writes verify.json, verify.html and run.json; exits with 3 on fail. A run that was killed
+    goes on where it stopped.
     """
     from anatrust.pipeline.case import content_hash
     from anatrust.pipeline.cohort import Cohort
@@ -66,6 +68,7 @@ def verify_command(
             confidence=confidence,
             tolerance=tolerance,
             modality=modality,
+            anatomy_names=anatomy_names,
             encoder_weights=encoder_weights,
             cache=rows,
             progress=progress,
@@ -76,7 +79,12 @@ def verify_command(
         write_verify_page(folder / "verify.html", result, fitted)
         record = run_record(
             command="verify",
-            configuration={"confidence": confidence, "tolerance": tolerance, "modality": modality},
+            configuration={
+                "confidence": confidence,
+                "tolerance": tolerance,
+                "modality": modality,
+                "anatomy_names": anatomy_names,
+            },
             inputs={
                 "profile": {"name": profile.name, "sha256": content_hash(profile)},
                 "cohort": {"name": cohort.name, "sha256": content_hash(cohort)},

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from anatrust._version import __version__
 from anatrust.errors import AnatrustError, InputError
 from anatrust.image.atomic import replacing
-from anatrust.pipeline.case import Names, content_hash, label_table, read_case
+from anatrust.pipeline.case import Case, Names, content_hash, label_table, read_case
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.finding import worst
 from anatrust.pipeline.inspect import inspect_scan
@@ -22,7 +22,7 @@ from anatrust.pipeline.profile import RejectionSection
 from anatrust.rejection.settings import RejectionSettings
 from anatrust.statistics.conformal_p import CohortNull
 
-__all__ = ["FittedRejection", "Progress", "fit_rejection", "without_level"]
+__all__ = ["FittedRejection", "LeftOutError", "Progress", "fit_rejection", "lesion_free_case", "without_level"]
 
 Progress = Callable[[str, int, int], None]
 Scores = npt.NDArray[np.float64]
@@ -77,7 +77,7 @@ def fit_rejection(
             if scores is None:
                 scores = _score(row, settings, modality, table)
                 _keep(cache, key, scores)
-        except _LeftOutError as reason:
+        except LeftOutError as reason:
             left_out.append(row.number)
             if warn:
                 warn(f"{cohort.source}, row {row.number}: left out, {reason}")
@@ -99,8 +99,8 @@ def fit_rejection(
     return FittedRejection(section, tuple(keys), _not_fitted(cohort, rows, left_out, section))
 
 
-class _LeftOutError(Exception):
-    """Why one scan cannot be used."""
+class LeftOutError(Exception):
+    """Why one lesion-free scan cannot be used."""
 
 
 def _check(cohort: Cohort, rows: list[CohortRow]) -> None:
@@ -129,9 +129,24 @@ def _key(row: CohortRow, choices: list[object]) -> str:
     return hashlib.sha256(json.dumps([parts, choices], sort_keys=True).encode()).hexdigest()
 
 
-def _score(row: CohortRow, settings: RejectionSettings, modality: str | None, table: dict[int, str]) -> Scores:
+def lesion_free_case(row: CohortRow, modality: str | None, table: dict[int, str]) -> Case:
+    """One lesion-free scan with what the segmenter drew there.
+
+    Parameters
+    ----------
+    row
+        With a mask; its truth absent or all zero.
+    modality, table
+        As in `read_scan`; names of the anatomy's labels.
+
+    Raises
+    ------
+    LeftOutError
+        If it cannot be read, or the gate finds an error in it.
+    InputError
+        If its truth contradicts it.
+    """
     from anatrust.image.read import read_mask
-    from anatrust.rejection import candidate_scores
 
     try:
         case = read_case(
@@ -144,7 +159,7 @@ def _score(row: CohortRow, settings: RejectionSettings, modality: str | None, ta
         )
         truth = None if row.truth is None else read_mask(row.truth, reference=case.scan.grid)
     except AnatrustError as error:
-        raise _LeftOutError(str(error)) from error
+        raise LeftOutError(str(error)) from error
     if truth is not None and truth.array.any():
         raise InputError(
             f"row {row.number}, column lesion_free: true, but the truth holds {int((truth.array != 0).sum())} voxels; "
@@ -152,7 +167,14 @@ def _score(row: CohortRow, settings: RejectionSettings, modality: str | None, ta
         )
     findings = inspect_scan(case.scan, case.labels, case.probabilities)
     if worst(findings) == "error":
-        raise _LeftOutError(findings[0].sentence)
+        raise LeftOutError(findings[0].sentence)
+    return case
+
+
+def _score(row: CohortRow, settings: RejectionSettings, modality: str | None, table: dict[int, str]) -> Scores:
+    from anatrust.rejection import candidate_scores
+
+    case = lesion_free_case(row, modality, table)
     scores: Scores = candidate_scores(
         case.scan, case.labels, anatomy=case.anatomy, probabilities=case.probabilities, settings=settings
     )

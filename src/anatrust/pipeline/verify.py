@@ -20,8 +20,11 @@ from anatrust.models.protocols import Encoder
 from anatrust.ood.drift import DriftMonitor
 from anatrust.pipeline.bounds import BoundsSection, predict_bounds, sureness
 from anatrust.pipeline.bounds_evidence import diameter_of, structure_evidence, structure_truth
+from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
+from anatrust.pipeline.fit_rejection import LeftOutError, lesion_free_case
 from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key
+from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.screening import scan_abnormality, screen_scan
 from anatrust.pipeline.sets import SetsSection, described_for
@@ -30,6 +33,7 @@ from anatrust.statistics.acceptance import Outcome, PromiseCheck, check_promise
 __all__ = ["DriftCheck", "Verification", "verify"]
 
 _DRIFT_LEVEL = 0.01
+_KEPT = "kept"
 _BOUNDS = ("Dice", "HD95", "volume", "longest diameter")
 Progress = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
@@ -114,6 +118,7 @@ def verify(
     confidence: float = 0.95,
     tolerance: float = 2.0,
     modality: str | None = None,
+    anatomy_names: Names = None,
     encoder_weights: str | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -122,7 +127,8 @@ def verify(
     """Measure a profile's promises on labelled patients it has never seen.
 
     Realised miss of outer sets, realised invention of inner sets, broken bounds and flagged scans, each
-    averaged within a patient and then over patients, with an exact interval each (Bonferroni over all of them).
+    averaged within a patient and then over patients, and the share of lesion-free patients in whom a candidate is
+    kept, with an exact interval each (Bonferroni over all of them).
 
     Parameters
     ----------
@@ -135,6 +141,8 @@ def verify(
         As in :func:`~anatrust.statistics.acceptance.check_promise`; confidence of all intervals together.
     modality
         Of the scans, as in `read_scan`.
+    anatomy_names
+        Names of the labels in the ``anatomy`` column, where the profile's null was fitted with one.
     encoder_weights
         Where the weights of the profile's encoder lie now.
     cache
@@ -145,7 +153,7 @@ def verify(
     Raises
     ------
     InputError
-        If the profile promises nothing that these rows could test.
+        If the profile promises nothing that these rows could test, or a lesion-free row contradicts itself.
 
     Guarantee
     ---------
@@ -153,7 +161,7 @@ def verify(
     most ``(1 - confidence) / 2``. A promise is a mean over calibrations too: a profile of few calibration
     patients may miss its level by its own bad luck, and failing it is then right.
     """
-    tester = _Tester(profile, modality, encoder_weights, cache, warn)
+    tester = _Tester(profile, modality, label_table(anatomy_names), encoder_weights, cache, warn)
     rows = [row for row in cohort if tester.concerns(row)]
     if not rows:
         raise InputError(
@@ -167,11 +175,11 @@ def verify(
         found = tester.measure(row)
         if found is not None:
             measured.setdefault(row.patient, []).append(found)
-    promises = tester.promises()
+    promises = tester.promises(rows)
     left_out = len(rows) - sum(len(one) for one in measured.values())
     share = 1 - (1 - confidence) / max(1, len(promises))
     checks = tuple(
-        check_promise(words, _by_patient(measured, key), level, confidence=share, tolerance=tolerance)
+        check_promise(words, _losses(measured, key), level, confidence=share, tolerance=tolerance)
         for key, words, level in promises
     )
     outcomes = {check.outcome for check in checks}
@@ -180,14 +188,16 @@ def verify(
     return Verification(outcome, checks, drift, len(measured), left_out, confidence, tolerance, tuple(tester.notes))
 
 
-def _by_patient(measured: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> list[float]:
+def _losses(measured: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> list[float]:
     """Loss of each patient that has one: errors over sizes of all its scans, as in calibration."""
     found = []
     for scans in measured.values():
         pairs = [scan[key] for scan in scans if key in scan]
         size = sum(size for _, size in pairs)
         if size:
-            found.append(min(1.0, sum(wrong for wrong, _ in pairs) / size))
+            wrong = sum(wrong for wrong, _ in pairs)
+            # The cohort null pools the scans of a patient: one kept candidate in one of them is one too many.
+            found.append(float(wrong > 0) if key == _KEPT else min(1.0, wrong / size))
     return found
 
 
@@ -198,27 +208,31 @@ class _Tester:
         self,
         profile: Profile,
         modality: str | None,
+        organs: dict[int, str],
         encoder_weights: str | None,
         cache: Path | None,
         warn: Warn | None,
     ) -> None:
-        self.profile, self.cache, self.warn = profile, cache, warn
+        self.profile, self.organs, self.cache, self.warn = profile, organs, cache, warn
         self.modality = modality or (None if profile.modality == "unknown" else profile.modality)
         self.sets: SetsSection | None = profile.sets
         self.bounds: BoundsSection | None = profile.bounds
         self.encoder: Encoder | None = None if self.sets is None else self.sets.make_encoder(encoder_weights)
         self.reader = LabelledReader(self.modality, self.sets is not None and self.sets.graded_masks, warn)
-        self.notes = [] if profile.rejection is None else ["the cohort null of rejection is not tested here"]
-        for name, missing in (("sets", self.sets), ("bounds", self.bounds), ("screening", profile.screening)):
+        self.null = profile.rejection
+        self.level = Levels().candidates
+        self.notes: list[str] = []
+        sections = {"sets": self.sets, "bounds": self.bounds, "screening": profile.screening, "rejection": self.null}
+        for name, missing in sections.items():
             if missing is None:
                 self.notes.append(f"the profile has no section of {name}: nothing of it was tested")
-        self.choices: list[Any] = ["verify", self.modality]
+        self.choices: list[Any] = ["verify", self.modality, sorted(organs.items())]
         if cache is not None:
             cache.mkdir(parents=True, exist_ok=True)
 
     def concerns(self, row: CohortRow) -> bool:
         """Whether a row tests anything."""
-        return self._labelled(row) or self._screened(row)
+        return self._labelled(row) or self._screened(row) or self._lesion_free(row)
 
     def _labelled(self, row: CohortRow) -> bool:
         if self.sets is None or row.truth is None or row.lesion_free or row.outlier:
@@ -228,8 +242,19 @@ class _Tester:
     def _screened(self, row: CohortRow) -> bool:
         return self.profile.screening is not None and row.mask is not None and not row.outlier
 
-    def promises(self) -> list[tuple[str, str, float]]:
-        """Key of the loss, words and level of everything promised."""
+    def _lesion_free(self, row: CohortRow) -> bool:
+        if self.null is None or self.null.null.floor > self.level or not row.lesion_free or row.mask is None:
+            return False
+        if self.null.anatomy != (row.anatomy is not None):
+            have, cell = ("with", "empty") if self.null.anatomy else ("without", "filled")
+            raise InputError(
+                f"row {row.number}, column anatomy: the profile's cohort null was fitted {have} anatomy and the cell "
+                f"is {cell}; give the anatomy as it was given to fit"
+            )
+        return True
+
+    def promises(self, rows: Sequence[CohortRow]) -> list[tuple[str, str, float]]:
+        """Key of the loss, words and level of everything promised that these rows can test."""
         found: list[tuple[str, str, float]] = []
         if self.sets is not None:
             for label, one in zip(self.sets.labels, self.sets.calibrations, strict=True):
@@ -250,6 +275,16 @@ class _Tester:
         if self.profile.screening is not None:
             rate = self.profile.screening.screener.promise
             found.append(("flagged", "share of usual scans that screening calls strange", rate))
+        if self.null is not None:
+            if any(self._lesion_free(row) for row in rows):
+                found.append((_KEPT, "share of lesion-free patients in whom any candidate is kept", self.level))
+            elif self.null.null.floor > self.level:
+                self.notes.append(
+                    f"the cohort null: {self.null.null.n_patients} patients give no p-value of {self.level:g} or less, "
+                    "so no candidate is ever kept and there is nothing to test"
+                )
+            else:
+                self.notes.append("the cohort null was not tested: no row has lesion_free = true and a mask")
         return found
 
     def measure(self, row: CohortRow) -> Mapping[str, Any] | None:
@@ -271,6 +306,11 @@ class _Tester:
             if screened is None:
                 return None
             found |= screened
+        if self._lesion_free(row):
+            any_kept = self._any_kept(row)
+            if any_kept is None:
+                return None
+            found[_KEPT] = [int(any_kept), 1]
         if file is not None:
             with replacing(file) as part:
                 part.write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
@@ -291,6 +331,7 @@ class _Tester:
         parts = [
             None if self.sets is None else self.sets.to_json(),
             None if self.bounds is None else self.bounds.to_json()[0],
+            None if self.null is None else self.null.settings.to_json(),
             self.profile.cohort_hash,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
@@ -364,6 +405,27 @@ class _Tester:
         if screening.abnormality is not None and np.isfinite(screening.abnormality):
             found["abnormality"] = float(screening.abnormality)
         return found
+
+    def _any_kept(self, row: CohortRow) -> bool | None:
+        """Whether `assess` with this profile would keep any candidate of a lesion-free scan."""
+        from anatrust.rejection import reject
+
+        assert self.null is not None
+        try:
+            case = lesion_free_case(row, self.modality, self.organs)
+        except LeftOutError as reason:
+            if self.warn:
+                self.warn(f"row {row.number}: left out, {reason}")
+            return None
+        found = reject(
+            case.scan,
+            case.labels,
+            anatomy=case.anatomy,
+            probabilities=case.probabilities,
+            cohort_null=self.null.null,
+            settings=replace(self.null.settings, null="cohort", alpha=self.level),
+        )
+        return bool(found.kept.array.any())
 
     def drift(self, measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[DriftCheck]:
         """Label-free monitors, one value a patient, in the table's order."""
