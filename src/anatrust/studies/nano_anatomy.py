@@ -182,7 +182,7 @@ def bent(
     if bend > 0:
         rng = np.random.default_rng([seed, 15])
         places += np.stack([_smooth(rng, int(size[0]), bend * size[0]) for _ in range(2)])
-    image = ndimage.map_coordinates(picture.image, places, order=1, mode="constant").astype(np.float32)
+    image = ndimage.map_coordinates(picture.image, places, order=1, mode="nearest").astype(np.float32)
     labels = ndimage.map_coordinates(picture.labels, places, order=0, mode="constant")
     return LabelledPicture(image, labels, picture.names, picture.patient)
 

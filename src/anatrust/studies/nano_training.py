@@ -22,7 +22,20 @@ from anatrust.studies.nano_model import NanoSize, build_language
 if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its names alone
     from anatrust.models.vision_language import VisionLanguageModel
 
-__all__ = ["PLAN", "QUICK", "SEEN", "UNSEEN", "Asked", "Plan", "ask", "continued", "questions", "rewarded", "taught"]
+__all__ = [
+    "PLAN",
+    "QUICK",
+    "SEEN",
+    "TESTED",
+    "UNSEEN",
+    "Asked",
+    "Plan",
+    "ask",
+    "continued",
+    "questions",
+    "rewarded",
+    "taught",
+]
 
 SEEN: tuple[Look, ...] = ("ct", "x-ray")
 """Looks that are trained on."""
@@ -32,7 +45,9 @@ UNSEEN: tuple[Look, ...] = ("ultrasound",)
 
 Change = Literal["none", "blank", "shuffled", "mirrored", "other look"]
 # Patients by number: no range meets another.
-_TAUGHT, _TESTED = 0, 100_000
+_TAUGHT = 0
+TESTED = 100_000
+"""First patient that is never trained on."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,7 @@ def questions(
         legend than the truth), ``mirrored`` (the reference left for right), ``other look`` (the reference in
         the look that is not the target's).
     """
-    start = _TESTED + 10_000 * (looks == UNSEEN)
+    start = TESTED + 10_000 * (looks == UNSEEN)
     pictures = cohort(range(start, start + max(8, plan.patients // 5)), looks, size=plan.size.side)
     swapped: dict[str, LabelledPicture] = {}
     if change == "other look":
@@ -170,7 +185,8 @@ def ask(model: VisionLanguageModel, asked: Sequence[Asked], batch: int = 64) -> 
             told.append(
                 {
                     "patient": one.patient, "organ": one.organ, "form": said != "broken",
-                    "right": said == one.sample.number, "shown": said == one.shown,
+                    "said": said, "right": said == one.sample.number,
+                    "shown": said == one.shown,
                     "choices": len(one.sample.legend.entries),
                 }
             )  # fmt: skip

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from anatrust.studies.intervals import allowance, patient_bootstrap, rate_by_patient
-from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.nano_training import PLAN, QUICK, SEEN, UNSEEN, Plan, ask, continued, questions, rewarded, taught
 from anatrust.studies.provenance import fingerprint
+from anatrust.studies.rau_nano_summary import draw_figures, make_tables, summarise
 from anatrust.studies.study import Cell, Context, Study
-from anatrust.studies.tables import markdown_table
 
 __all__ = ["STUDY", "place"]
 
@@ -22,6 +18,8 @@ _NEEDS = (
     "anatrust.studies.nano_anatomy",
     "anatrust.studies.nano_model",
     "anatrust.studies.nano_training",
+    "anatrust.reference.pairs",
+    "anatrust.reference.prompts",
 )
 _SEEDS = (0, 1, 2)
 _KINDS = {
@@ -30,8 +28,6 @@ _KINDS = {
     for legend, share in (("names", 0.0), ("numbers", 1.0))
 }
 _CONTROLS = ("none", "blank", "shuffled", "mirrored", "other look")
-_SIDED = ("left kidney", "right kidney", "liver", "spleen", "stomach")
-_GOAL = 0.05
 
 
 def place(quick: bool) -> Path:
@@ -88,165 +84,12 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     return {"answers": answers, "told": figures, "curve": told.get("curve", [])}
 
 
-def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
-    stages = {key: r for key, r in results.items() if not key.startswith("control/")}
-    accuracy = {
-        key: {kind: _rate(rows, "right", context.seed) for kind, rows in r["answers"].items()}
-        for key, r in stages.items()
-    }
-    form = {key: _mean([a["form"] for rows in r["answers"].values() for a in rows]) for key, r in stages.items()}
-    contrasts = {}
-    for seed in _SEEDS:
-        if f"grpo/{seed}" in stages and f"more/{seed}" in stages:
-            contrasts[str(seed)] = {
-                look: _contrast(stages[f"grpo/{seed}"], stages[f"more/{seed}"], look, context.seed)
-                for look in ("seen", "unseen")
-            }
-    controls = {
-        key.removeprefix("control/"): {
-            "accuracy": _rate(r["answers"], "right", context.seed),
-            "shown": _mean([a["shown"] for a in r["answers"]]),
-            "sided": _mean([a["right"] for a in r["answers"] if a["organ"] in _SIDED]),
-            "chance": _mean([1 / (a["choices"] + 1) for a in r["answers"]]),
-        }
-        for key, r in results.items()
-        if key.startswith("control/")
-    }
-    organs = _organs(stages["sft"]["answers"]) if "sft" in stages else {}
-    summary: dict[str, Any] = {
-        "accuracy": accuracy, "form": form, "contrasts": contrasts, "controls": controls, "organs": organs,
-        "curve": stages.get("sft", {}).get("curve", []),
-        "cost": {key: {k: round(float(v), 1) for k, v in r["told"].items() if k != "rewards"}
-                 for key, r in stages.items()},
-        "rewards": {key: r["told"]["rewards"] for key, r in stages.items() if "rewards" in r["told"]},
-    }  # fmt: skip
-    return summary | {"targets": _targets(summary)}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return round(float(np.mean(values)), 4) if values else 0.0
-
-
-def _rate(rows: Sequence[Mapping[str, Any]], field: str, seed: int) -> dict[str, Any]:
-    by_patient: dict[str, list[bool]] = {}
-    for row in rows:
-        by_patient.setdefault(row["patient"], []).append(bool(row[field]))
-    return rate_by_patient(by_patient, seed=seed)
-
-
-def _contrast(one: Mapping[str, Any], other: Mapping[str, Any], look: str, seed: int) -> dict[str, Any]:
-    """Difference of accuracies on the same questions, patients resampled."""
-    sums: dict[str, list[float]] = {}
-    for kind, rows in one["answers"].items():
-        if not kind.startswith(f"{look},"):
-            continue
-        for a, b in zip(rows, other["answers"][kind], strict=True):
-            total = sums.setdefault(a["patient"], [0.0, 0.0])
-            total[0] += float(a["right"]) - float(b["right"])
-            total[1] += 1
-    table = np.array(list(sums.values()))
-    found: dict[str, Any] = {"difference": round(float(table[:, 0].sum() / table[:, 1].sum()), 4)}
-    if len(table) >= 5:
-        low, high = patient_bootstrap(table, lambda s: float(s[:, 0].sum() / s[:, 1].sum()), seed=seed)
-        found["interval"] = [round(low, 4), round(high, 4)]
-    return found
-
-
-def _organs(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for look in ("seen", "unseen"):
-        rows = [a for kind, own in answers.items() if kind.startswith(f"{look},") for a in own]
-        for organ in sorted({a["organ"] for a in rows}):
-            found.setdefault(organ, {})[look] = _mean([a["right"] for a in rows if a["organ"] == organ])
-        for group, inside in (("tubes", True), ("solid organs", False)):
-            found.setdefault(group, {})[look] = _mean([a["right"] for a in rows if (a["organ"] in THIN) == inside])
-    return found
-
-
-def _targets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    targets = []
-    gains = [c["unseen"]["difference"] for c in summary["contrasts"].values()]
-    if gains:
-        gain = _mean(gains)
-        targets.append(
-            {
-                "what": "unseen look: GRPO above SFT continued for the same compute by ≥ 0.05 (mean of seeds)",
-                "observed": gain,
-                "met": gain >= _GOAL,
-            }
-        )
-    for name in ("blank", "shuffled"):
-        if name in summary["controls"]:
-            r = summary["controls"][name]
-            most = allowance(r["chance"], r["accuracy"]["n"])
-            targets.append(
-                {
-                    "what": f"{name} reference, numbers alone: accuracy at chance (≤ {most:.2f})",
-                    "observed": r["accuracy"]["rate"],
-                    "met": r["accuracy"]["rate"] <= most,
-                }
-            )
-    return targets
-
-
-def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
-    s = result["summary"]
-    kinds = list(_KINDS)
-    first = s["curve"][0] if s["curve"] else {}
-    rows: list[list[object]] = [["untrained", *(f"{first.get(kind, 0.0):.2f}" for kind in kinds), "–"]]
-    for name, start in (("SFT", "sft"), ("SFT, continued", "more/"), ("SFT, then GRPO", "grpo/")):
-        own = [key for key in s["accuracy"] if key.startswith(start)]
-        if own:
-            shown = []
-            for kind in kinds:
-                rates = [s["accuracy"][key][kind]["rate"] for key in own]
-                around = f" ({min(rates):.2f}–{max(rates):.2f})" if len(rates) > 1 else ""
-                shown.append(f"{np.mean(rates):.2f}{around}")
-            rows.append([name, *shown, f"{np.mean([s['cost'][key]['seconds'] for key in own]):.0f}"])
-    contrasts = [
-        [seed, *(f"{c[look]['difference']:+.3f} {_interval(c[look])}" for look in ("seen", "unseen"))]
-        for seed, c in s["contrasts"].items()
-    ]
-    words = {"none": "another patient", "shuffled": "shuffled legend"}
-    controls = [
-        [
-            words.get(name, name), r["accuracy"]["n"], f"{r['accuracy']['rate']:.2f}", f"{r['chance']:.2f}",
-            f"{r['shown']:.2f}", f"{r['sided']:.2f}",
-        ]
-        for name, r in s["controls"].items()
-    ]  # fmt: skip
-    organs = [[name, f"{r.get('seen', 0.0):.2f}", f"{r.get('unseen', 0.0):.2f}"] for name, r in s["organs"].items()]
-    return {
-        "stages": markdown_table(["", *kinds, "processor seconds"], rows),
-        "contrasts": markdown_table(["seed", "GRPO − SFT continued, seen looks", "unseen look"], contrasts),
-        "controls": markdown_table(
-            ["reference", "n", "accuracy", "chance", "answer as the tints say", "accuracy, sided organs"], controls
-        ),
-        "organs": markdown_table(["after SFT", "seen looks", "unseen look"], organs),
-        "targets": markdown_table(
-            ["target", "observed", "met"],
-            [[t["what"], f"{t['observed']:.3f}", "yes" if t["met"] else "no"] for t in s["targets"]],
-        ),
-    }
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    return f"[{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]" if "interval" in found else ""
-
-
-def _figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    curve = result["summary"]["curve"]
-    lines = {kind: {"x": [p["step"] for p in curve], "y": [p[kind] for p in curve]} for kind in _KINDS}
-    panel = {"title": "supervised training: unseen patients", "lines": lines}
-    return {"curve": {"panels": [panel], "xlabel": "steps", "ylabel": "regions named rightly"}}
-
-
 STUDY = Study(
     name="rau-nano",
     question="Does a small model of the paper's kind learn to name regions from a labelled reference, and what from?",
     cells=_cells,
     run=_run,
-    summarise=_summarise,
-    tables=_tables,
-    figures=_figures,
+    summarise=summarise,
+    tables=make_tables,
+    figures=draw_figures,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from anatrust.metrics import dice
 from anatrust.reference.pairs import Pair, draw_pairs
-from anatrust.studies.intervals import patient_bootstrap
-from anatrust.studies.nano_anatomy import THIN, cohort
+from anatrust.studies.nano_anatomy import cohort
 from anatrust.studies.nano_model import build_sam2
 from anatrust.studies.nano_training import PLAN, QUICK, SEEN, UNSEEN, Plan, taught
 from anatrust.studies.rau_nano import place
+from anatrust.studies.rau_nano_masks_summary import make_tables, summarise
 from anatrust.studies.study import Cell, Context, Study
-from anatrust.studies.tables import markdown_table
 
 if TYPE_CHECKING:  # torch is heavy, and this module is imported for its names alone
     from anatrust.reference.token_segmenter import TokenSegmenter
@@ -35,8 +34,6 @@ _NEEDS = (
 _SEEDS = (0,)
 _WIDTHS: tuple[int, ...] = ()
 _STEPS, _BATCH, _PAIRS = 1000, 2, 40
-_GOAL = 0.15
-_ARMS = {"pasted": "the reference's masks, pasted", "memory": "SAM 2's memory alone", "tokens": "with <Seg> tokens"}
 
 
 def _cells(context: Context) -> list[Cell]:
@@ -136,115 +133,11 @@ def _drawn(segmenter: TokenSegmenter, pair: Pair) -> list[dict[str, Any]]:
     return [_row(pair, n, mask, health) for n, mask in zip(sample.masks, full.numpy(), strict=True)]
 
 
-def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
-    told = {}
-    for key, r in results.items():
-        told[key] = {look: _described(rows, context.seed) for look, rows in r["regions"].items()} | {
-            k: r[k] for k in ("trained", "steps", "losses") if k in r
-        }
-    gains = {}
-    for seed in _SEEDS:
-        a, b = results.get(f"tokens/{seed}/256"), results.get(f"memory/{seed}/256")
-        if a and b:
-            gains[str(seed)] = {
-                look: _gain(a["regions"][look], b["regions"][look], context.seed) for look in a["regions"]
-            }
-    targets = []
-    if gains:
-        for look in ("seen", "unseen"):
-            mean = round(float(np.mean([g[look]["difference"] for g in gains.values()])), 4)
-            targets.append(
-                {
-                    "what": f"{look} looks: Dice with tokens above SAM 2's memory alone by ≥ {_GOAL}",
-                    "observed": mean,
-                    "met": mean >= _GOAL,
-                }
-            )
-    return {"arms": told, "gains": gains, "targets": targets}
-
-
-def _described(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    def mean(field: str, some: Sequence[Mapping[str, Any]]) -> float:
-        values = [r[field] for r in some if field in r]
-        return round(float(np.mean(values)), 4) if values else 0.0
-
-    table = np.array([[mean("dice", own)] for own in _by_patient(rows).values()])
-    low, high = patient_bootstrap(table, lambda v: float(v.mean()), seed=seed) if len(table) >= 5 else (0.0, 0.0)
-    images = [mean("iou", own) for own in _by_patient(rows).values()]
-    return {
-        "dice": round(float(table.mean()), 4), "interval": [round(low, 4), round(high, 4)],
-        "giou": round(float(np.mean(images)), 4),
-        "tubes": mean("dice", [r for r in rows if r["organ"] in THIN]),
-        "vessels": mean("dice", [r for r in rows if r["organ"] == "vessels"]),
-        "solid": mean("dice", [r for r in rows if r["organ"] not in THIN]),
-        "entropy": mean("entropy", rows), "slot": mean("slot", rows), "n": len(rows),
-    }  # fmt: skip
-
-
-def _by_patient(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["patient"], []).append(row)
-    return found
-
-
-def _gain(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    paired: dict[str, list[float]] = {}
-    for a, b in zip(one, other, strict=True):
-        paired.setdefault(a["patient"], []).append(a["dice"] - b["dice"])
-    table = np.array([[np.mean(v)] for v in paired.values()])
-    found: dict[str, Any] = {"difference": round(float(table.mean()), 4)}
-    if len(table) >= 5:
-        low, high = patient_bootstrap(table, lambda v: float(v.mean()), seed=seed)
-        found["interval"] = [round(low, 4), round(high, 4)]
-    return found
-
-
-def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
-    s = result["summary"]
-    rows = []
-    for key, r in s["arms"].items():
-        name, *rest = key.split("/")
-        label = _ARMS[name] + (f", seed {rest[0]}, MLP {rest[1]}" if rest else "")
-        for look in ("seen", "unseen"):
-            own = r[look]
-            attention = [f"{own['entropy']:.2f}", f"{own['slot']:.2f}"] if rest else ["–", "–"]
-            rows.append(
-                [
-                    f"{label}; {look}", f"{own['dice']:.2f} [{own['interval'][0]:.2f}, {own['interval'][1]:.2f}]",
-                    f"{own['giou']:.2f}", f"{own['solid']:.2f}", f"{own['vessels']:.2f}", *attention,
-                    r.get("trained", "–"),
-                ]
-            )  # fmt: skip
-    header = [
-        "",
-        "Dice",
-        "gIoU",
-        "Dice of solid organs",
-        "of vessels",
-        "entropy",
-        "slot accuracy",
-        "weights that learnt",
-    ]
-    gains = [
-        [seed, *(f"{g[look]['difference']:+.3f} {g[look].get('interval', '')}" for look in ("seen", "unseen"))]
-        for seed, g in s["gains"].items()
-    ]
-    return {
-        "arms": markdown_table(header, rows),
-        "gains": markdown_table(["seed", "tokens − memory alone, seen looks", "unseen look"], gains),
-        "targets": markdown_table(
-            ["target", "observed", "met"],
-            [[t["what"], f"{t['observed']:.3f}", "yes" if t["met"] else "no"] for t in s["targets"]],
-        ),
-    }
-
-
 STUDY = Study(
     name="rau-nano-masks",
     question="Do a language model's tokens make SAM 2's masks from a reference better than its memory alone?",
     cells=_cells,
     run=_run,
-    summarise=_summarise,
-    tables=_tables,
+    summarise=summarise,
+    tables=make_tables,
 )
