@@ -39,7 +39,8 @@ def plan_command(
         row = [need.promise, f"{need.needed} {need.who}"]
         if cohort is not None:
             level = "" if need.best_level is None else f"{need.best_level:.3g}"
-            row += [str(need.have), level, "enough" if need.met else "too few"]
+            have = ["", "", ""] if need.have is None else [str(need.have), level, "enough" if need.met else "too few"]
+            row += have
         rows.append(row)
     typer.echo("\n".join(columns(header, rows)))
     return 0

@@ -23,6 +23,7 @@ from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key
 from anatrust.pipeline.patient_record import PatientRecord, read_record, record_patient
+from anatrust.pipeline.plan import learning_patients
 from anatrust.pipeline.screening import ScreeningSection, scan_abnormality
 from anatrust.pipeline.sets import SetsSection
 from anatrust.statistics.loss_curves import EMPTY_SET, LossCurve, total_loss
@@ -36,9 +37,7 @@ from anatrust.statistics.risk_testing import assured_threshold
 
 __all__ = ["FittedSets", "SetOptions", "fit_sets"]
 
-_LEARNING_SHARE = 0.3
 _MOST_TUNING = 20
-_MOST_LEARNING = 60
 Progress = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
 
@@ -197,9 +196,7 @@ def _split(patients: Mapping[str, Any], options: SetOptions, seed: int) -> tuple
     """Patients to learn from, and those to calibrate on."""
     names = [*patients]
     order = np.random.default_rng(seed).permutation(len(names))
-    spare = len(names) - patients_needed(options.alpha)
-    count = min(_MOST_LEARNING, round(_LEARNING_SHARE * len(names)), spare // 2) if options.tune else 0
-    count = count if count >= 3 else 0
+    count = learning_patients(len(names), options.alpha) if options.tune else 0
     return [names[k] for k in order[:count]], [names[k] for k in order[count:]]
 
 

@@ -12,9 +12,12 @@ from anatrust.pipeline.cohort import Cohort
 from anatrust.statistics.risk_bounds import betting_p_value
 from anatrust.statistics.risk_control import patients_needed
 
-__all__ = ["Need", "assured_patients_needed", "plan"]
+__all__ = ["Need", "acceptance_patients_needed", "assured_patients_needed", "learning_patients", "plan"]
 
 _MOST_PATIENTS = 100_000
+_LEARNING_SHARE = 0.3
+_MOST_LEARNING = 60
+_FEWEST_LEARNING = 3
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Need:
     needed
         Fewest of them at the level asked for.
     have
-        How many the cohort has; None without a cohort.
+        How many the cohort has; None without a cohort, and where others than the cohort's count.
     best_level
         Smallest level those at hand allow, ``1 / (have + 1)``; None without any.
     """
@@ -77,6 +80,41 @@ def assured_patients_needed(alpha: float, delta: float) -> int:
     return high
 
 
+def learning_patients(patients: int, alpha: float) -> int:
+    """How many of so many patients `fit` learns from; the others calibrate.
+
+    30 % and 60 at most, and never so many that too few are left for α; 0 where fewer than three could be spared:
+    then all calibrate the plain score, and there are no bounds.
+
+    Examples
+    --------
+    >>> [learning_patients(n, 0.1) for n in (9, 14, 15, 100, 1000)]
+    [0, 0, 3, 30, 60]
+    """
+    spare = patients - patients_needed(alpha)
+    count = min(_MOST_LEARNING, round(_LEARNING_SHARE * patients), spare // 2)
+    return count if count >= _FEWEST_LEARNING else 0
+
+
+def acceptance_patients_needed(
+    alpha: float, *, promises: int = 6, confidence: float = 0.95, tolerance: float = 2.0
+) -> int:
+    """Fewest local patients with whom `verify` can pass promises at one level, if none of them loses anything.
+
+    Real patients lose something and more are needed. Six promises: both sets and four bounds of one structure.
+
+    Examples
+    --------
+    >>> acceptance_patients_needed(0.1), acceptance_patients_needed(0.1, tolerance=4)
+    (25, 11)
+    """
+    side = (1 - confidence) / promises / 2
+    count = 1
+    while 1 - side ** (1 / count) > tolerance * alpha:  # Clopper and Pearson's upper end for no loss at all
+        count += 1
+    return count
+
+
 def plan(alpha: float, cohort: Cohort | None = None, *, assurance: float | None = None) -> tuple[Need, ...]:
     """What each promise needs at one level.
 
@@ -86,15 +124,16 @@ def plan(alpha: float, cohort: Cohort | None = None, *, assurance: float | None 
         Level of every promise.
     cohort
         Counted by patient: rows with ``lesion_free = true`` and a mask serve the cohort null, other
-        rows with a truth beside probabilities or a mask serve the sets. Each group of the table with
-        patients for sets gets a line of its own.
+        rows with a truth beside probabilities or a mask serve the sets, and the bounds, for which others of them
+        are learnt from. Each group of the table with patients for sets gets a line of its own: its share of those
+        that `fit` calibrates on.
     assurance
         δ; adds the assured version of the sets.
 
     Examples
     --------
-    >>> [(need.who, need.needed) for need in plan(0.1)]
-    [('lesion-free patients with masks', 9), ('patients with truth', 9)]
+    >>> [need.needed for need in plan(0.1)]
+    [9, 9, 15, 25]
     """
     count = patients_needed(alpha)
     healthy = labelled = None
@@ -122,14 +161,34 @@ def plan(alpha: float, cohort: Cohort | None = None, *, assurance: float | None 
         ),
         _need(f"sets that miss and invent at most {alpha:g} on average", "patients with truth", count, labelled),
     ]
+    learning = learning_patients(labelled or 0, alpha)
     needs += [
-        _need(f"the same within group {group}", f"patients with truth in {group}", count, len(patients))
+        _need(
+            f"the same within group {group}",
+            f"patients with truth in {group} to calibrate on",
+            count,
+            round(len(patients) * (1 - learning / (labelled or 1))),
+        )
         for group, patients in sorted(groups.items())
     ]
+    more = 2 * _FEWEST_LEARNING
+    needs.append(
+        Need(
+            f"bounds of quality that at most {alpha:g} of scans break",
+            "patients with truth",
+            next(n for n in range(count, count + 100) if learning_patients(n, alpha)),
+            labelled,
+            1 / (labelled - more + 1) if labelled and labelled > more else None,
+        )
+    )
     if assurance is not None:
         fewest = assured_patients_needed(alpha, assurance)
         words = f"the same sets, assured with confidence {1 - assurance:g} over calibrations (more if any is missed)"
         needs.append(_need(words, "patients with truth", fewest, labelled))
+    words = (
+        "elsewhere: a pass of 'anatrust verify' for one structure, errors twice as large told apart (more if any errs)"
+    )
+    needs.append(Need(words, "patients with truth there", acceptance_patients_needed(alpha)))
     return tuple(needs)
 
 
