@@ -240,3 +240,25 @@ def test_few_patients_fit_and_calibrate_on_all_of_them(folder: Path, tmp_path: P
     assert [verdict_of(profile, folder, n) for n in range(20, 30)].count("strange") <= 4
     with pytest.raises(InputError, match="no groups"):
         fit_screening(Cohort.read(file), cross_conformal=True, by_group=True)
+
+
+def test_a_histogram_stands_beside_other_features(folder: Path, tmp_path: Path) -> None:
+    file = table(folder, usual(30))
+    command = ["fit", str(file), "-o", str(tmp_path / "p.profile"), "--flag-rate", "0.1", "--crop-edge", "32", "-q"]
+    assert run([*command, "--screen-with", "descriptors+histogram"]) == 0
+    profile = Profile.load(tmp_path / "p.profile")
+    assert profile.screening is not None
+    levels = dict(profile.screening.screener.levels)
+    assert levels["histogram"] == 64
+    assert len(levels) > 2
+    assert any("descriptors and histogram" in line for line in profile.describe())
+    assert verdict_of(profile, folder, 47) == "strange"
+    alone, both = make_description("descriptors", SMALL), make_description("descriptors+histogram", SMALL)
+    row = Cohort.read(file).rows[0]
+    one, two = row_features(row, alone), row_features(row, both)
+    assert isinstance(one, ScanFeatures)
+    assert isinstance(two, ScanFeatures)
+    np.testing.assert_array_equal(two.values[:, : one.values.shape[1]], one.values)
+    assert two.identity == both.identity != alone.identity
+    with pytest.raises(InputError, match="not beside radiomics"):
+        make_description("radiomics+histogram")

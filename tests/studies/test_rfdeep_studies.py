@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,15 @@ from anatrust.studies.rfdeep_methods import METHODS, Placements, resplit, scores
 from anatrust.studies.rfdeep_scans import FAR, LOGITS, STRENGTHS, Unit
 from anatrust.studies.study import load_study, run_study
 
-QUICK = ("rfdeep-main", "rfdeep-lodo", "rfdeep-blind", "rfdeep-ablation", "rfdeep-fair", "rfdeep-failure")
+QUICK = (
+    "rfdeep-main",
+    "rfdeep-lodo",
+    "rfdeep-blind",
+    "rfdeep-ablation",
+    "rfdeep-fair",
+    "rfdeep-failure",
+    "rfdeep-scores",
+)
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -31,6 +40,15 @@ def test_the_quick_form_runs_and_makes_its_tables(name: str, shared_data: Path, 
         assert all(
             line["x"] and len(line["x"]) == len(line["y"]) for p in figure["panels"] for line in p["lines"].values()
         )
+    if name == "rfdeep-scores":
+        with (tmp_path / "rfdeep-scores.csv").open(newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        assert len(rows) == sum(cell["rows"] for key, cell in result["cells"].items() if key != "cost") > 20
+        usual = [float(r["entropy mean"]) for r in rows if r["run"] == "0" and r["dataset"] == "usual"]
+        strange = [float(r["entropy mean"]) for r in rows if r["run"] == "0" and r["dataset"] == "noise 3"]
+        kept = result["summary"]["detectors"]["entropy mean"]["noise 3"]["auroc"]
+        assert kept["low"] <= round(auroc(np.array(usual), np.array(strange)), 4) + 1e-3
+        assert 0 < len(usual) < 20
     if name == "rfdeep-main":
         rows = result["cells"]["resplits/hippocampus/forest, deep"]["rows"]
         assert 0 <= rows["far"]["auroc"]["mean"] <= 1

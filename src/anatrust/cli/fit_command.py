@@ -68,7 +68,8 @@ def fit_command(
         str,
         typer.Option(
             metavar="WHAT",
-            help="What screening measures: descriptors, histogram, radiomics, or the folder of a network.",
+            help="What screening measures: descriptors, histogram, radiomics, or the folder of a network; "
+            "+histogram behind it puts the histogram beside.",
         ),
     ] = "descriptors",
     crop_edge: Annotated[int, typer.Option(metavar="MM", help="Edge of screening's crops, a multiple of 32.")] = 128,

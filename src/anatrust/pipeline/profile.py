@@ -206,7 +206,7 @@ class Profile:
                 calibrated = f"the same calibrated on, each left out in turn (at most {screener.promise:g} flagged)"
             lines.append(
                 f"screening: {len(screener.fit_patients)} patients fitted on, {calibrated}, "
-                f"flags {screener.flag_rate:g} of usual scans; {self.screening.measured.kind}, "
+                f"flags {screener.flag_rate:g} of usual scans; {self.screening.measured.words}, "
                 f"{' and '.join(detector.name for detector in screener.detectors)}"
             )
         return [*lines, *self.not_fitted]

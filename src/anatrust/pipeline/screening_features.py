@@ -22,7 +22,14 @@ from anatrust.image.orientation import canonical
 from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Mask, Scan
 from anatrust.ood.crops import Crops, CropSettings, NoPrediction, anchored_crops
-from anatrust.ood.features import DescriptorFeatures, FeatureExtractor, HistogramFeatures, ScanFeatures, describe
+from anatrust.ood.features import (
+    DescriptorFeatures,
+    FeatureExtractor,
+    HistogramFeatures,
+    ScanFeatures,
+    describe,
+    joined,
+)
 from anatrust.ood.radiomics import RadiomicsFeatures
 from anatrust.pipeline.case import content_hash
 from anatrust.pipeline.cohort import CohortRow
@@ -78,17 +85,28 @@ class Description:
         How crops are drawn and scaled; radiomics takes spacing and scaling from it.
     encoder
         The network for ``"encoder"``.
+    histogram
+        Whether the histogram of the same crops (under the rule ``"auto"``) stands beside the features: a network's
+        averages hardly see a small bright place, a histogram does.
     """
 
     kind: Kind
     crops: CropSettings
     encoder: LoadedEncoder | None = None
+    histogram: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind) or (self.kind == "encoder") != (self.encoder is not None):
             raise InputError(
                 f"screening measures {', '.join(get_args(Kind))}; the last needs a network, not {self.kind!r}"
             )
+        if self.histogram and self.kind in ("histogram", "radiomics"):
+            raise InputError(f"a histogram stands beside features of crops, not beside {self.kind}: leave one out")
+
+    @property
+    def words(self) -> str:
+        """What is measured, in short."""
+        return f"{self.kind} and histogram" if self.histogram else self.kind
 
     @cached_property
     def _extractor(self) -> FeatureExtractor:
@@ -104,7 +122,13 @@ class Description:
     def identity(self) -> str:
         """Exact description: equal strings give equal features."""
         own = self._radiomics if self.kind == "radiomics" else self._extractor
-        return f"{own.identity} of crops {json.dumps(self.crops.to_json(), sort_keys=True)}"
+        beside = [(HistogramFeatures(), self._plain)] if self.histogram else []
+        parts = [(own.identity, self.crops), *((extra.identity, crops) for extra, crops in beside)]
+        return " + ".join(f"{name} of crops {json.dumps(c.to_json(), sort_keys=True)}" for name, c in parts)
+
+    @property
+    def _plain(self) -> CropSettings:
+        return replace(self.crops, intensity="auto")
 
     def of(self, scan: Scan, labels: LabelMap) -> ScanFeatures | NoPrediction:
         """Features of one scan around everything its mask marks."""
@@ -113,16 +137,25 @@ class Description:
             found = self._radiomics.of(scan, mask, identifier=scan_name(scan))
             return found if isinstance(found, NoPrediction) else replace(found, identity=self.identity)
         drawn = crops_of(scan, labels, self.crops)
-        return drawn if isinstance(drawn, NoPrediction) else describe(drawn, self._extractor)
+        if isinstance(drawn, NoPrediction):
+            return drawn
+        found = describe(drawn, self._extractor)
+        if not self.histogram:
+            return found
+        plain = crops_of(scan, labels, self._plain)
+        return plain if isinstance(plain, NoPrediction) else joined([found, describe(plain, HistogramFeatures())])
 
     def to_arrays(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values and plain arrays for a profile."""
+        beside = {"histogram": True} if self.histogram else {}
         if self.encoder is None:
-            return {"kind": self.kind}, {}
+            return {"kind": self.kind, **beside}, {}
         from anatrust.models.stage_encoders import encoder_to_arrays
 
         document, arrays = encoder_to_arrays(self.encoder)
-        return {"kind": self.kind, "encoder": document}, {f"encoder.{name}": value for name, value in arrays.items()}
+        return {"kind": self.kind, **beside, "encoder": document}, {
+            f"encoder.{name}": value for name, value in arrays.items()
+        }
 
     @classmethod
     def from_arrays(
@@ -135,12 +168,13 @@ class Description:
         FormatError
             If the network is damaged or of a newer kind.
         """
+        beside = bool(plain.get("histogram", False))
         if plain["kind"] != "encoder":
-            return cls(plain["kind"], crops)
+            return cls(plain["kind"], crops, histogram=beside)
         from anatrust.models.stage_encoders import encoder_from_arrays
 
         own = {n.removeprefix("encoder."): value for n, value in arrays.items() if n.startswith("encoder.")}
-        return cls("encoder", crops, encoder_from_arrays(plain["encoder"], own))
+        return cls("encoder", crops, encoder_from_arrays(plain["encoder"], own), beside)
 
 
 def make_description(features: str | Path = "descriptors", crops: CropSettings | None = None) -> Description:
@@ -150,7 +184,8 @@ def make_description(features: str | Path = "descriptors", crops: CropSettings |
     ----------
     features
         ``"descriptors"``, ``"histogram"``, ``"radiomics"`` (extra of that name), or a folder that
-        :func:`~anatrust.models.stage_encoders.load_encoder` reads (extra ``deep``).
+        :func:`~anatrust.models.stage_encoders.load_encoder` reads (extra ``deep``). ``"+histogram"`` behind
+        ``"descriptors"`` or a folder puts the crops' histogram beside it.
     crops
         How crops are drawn. For a network the intensity rule (and its window) becomes its own unless
         another rule than ``"auto"`` was chosen.
@@ -161,19 +196,22 @@ def make_description(features: str | Path = "descriptors", crops: CropSettings |
         If there is no such name or folder.
     """
     crops = crops or CropSettings()
+    text = str(features)
+    wanted, beside = text.removesuffix("+histogram"), text.endswith("+histogram")
     for kind in get_args(Kind)[:3]:
-        if str(features) == kind:
-            return Description(kind, crops)
-    if not Path(features).is_dir():
+        if wanted == kind:
+            return Description(kind, crops, histogram=beside)
+    if not Path(wanted).is_dir():
         raise InputError(
-            f"screening cannot measure {str(features)!r}: give descriptors, histogram, radiomics or a folder"
+            f"screening cannot measure {wanted!r}: give descriptors, histogram, radiomics or a folder,"
+            " and +histogram behind it"
         )
     from anatrust.models.stage_encoders import load_encoder
 
-    encoder = load_encoder(features)
+    encoder = load_encoder(wanted)
     if crops.intensity == "auto":
         crops = replace(crops, intensity=encoder.intensity, window=encoder.window or crops.window)  # type: ignore[arg-type]
-    return Description("encoder", crops, encoder)
+    return Description("encoder", crops, encoder, beside)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
+import io
 import json
 import os
 import time
@@ -43,6 +45,7 @@ _STUDIES = {
     "rfdeep-holdout": "anatrust.studies.rfdeep_holdout",
     "rfdeep-lodo": "anatrust.studies.rfdeep_lodo",
     "rfdeep-main": "anatrust.studies.rfdeep_main",
+    "rfdeep-scores": "anatrust.studies.rfdeep_scores",
     "rwcp-bounds": "anatrust.studies.rwcp_bounds",
     "rwcp-conditional": "anatrust.studies.rwcp_conditional",
     "rwcp-coverage": "anatrust.studies.rwcp_coverage",
@@ -106,7 +109,9 @@ class Study:
 
     ``cells(context)`` lists the pieces, ``run(cell, context)`` computes one piece (JSON
     values), ``summarise(results, context)`` turns all pieces into the numbers that are
-    quoted, among them ``"targets"``: what was required, what was observed.
+    quoted, among them ``"targets"``: what was required, what was observed. Where ``columns``
+    are named, the ``"rows"`` of all cells are written under them to ``NAME.csv`` beside the
+    result, which keeps their number only.
     """
 
     name: str
@@ -116,6 +121,7 @@ class Study:
     summarise: Callable[[Mapping[str, Mapping[str, Any]], Context], Mapping[str, Any]]
     tables: Callable[[Mapping[str, Any]], Mapping[str, str]] = field(default=lambda _: {})
     figures: Callable[[Mapping[str, Any]], Mapping[str, Any]] = field(default=lambda _: {})
+    columns: tuple[str, ...] = ()
 
 
 def study_names() -> tuple[str, ...]:
@@ -219,6 +225,9 @@ def run_study(
         "cells": results,
         "summary": dict(study.summarise(results, context)),
     }
+    if study.columns:
+        _write(folder / f"{study.name}.csv", _table(study.columns, results))
+        result["cells"] = {k: {**v, "rows": len(v["rows"])} if "rows" in v else v for k, v in results.items()}
     # Through JSON and back: what is returned is exactly what is on disk.
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n"
     _write(folder / f"{study.name}.json", text)
@@ -282,6 +291,16 @@ def _run_cell(
     seconds = time.perf_counter() - start
     _write(path, json.dumps({"identity": identity, "numbers": numbers, "seconds": seconds}) + "\n")
     return numbers, seconds
+
+
+def _table(columns: Sequence[str], results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows of all cells as CSV."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for numbers in results.values():
+        writer.writerows(numbers.get("rows", []))
+    return buffer.getvalue()
 
 
 def _write(path: Path, text: str) -> None:
