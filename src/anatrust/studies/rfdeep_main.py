@@ -76,7 +76,7 @@ def _sorted(kept: Mapping[str, list[float]]) -> list[list[float]]:
 
 
 def _cells(context: Context) -> list[Cell]:
-    sets: tuple[SetName, ...] = ("hippocampus",)
+    sets: tuple[SetName, ...] = ("hippocampus",) if context.quick else ("hippocampus", "cardiac")
     cells = []
     for name in sets:
         files = data_files(name, context.path(), quick=context.quick)
