@@ -7,7 +7,8 @@ thread. The published procedure is a plain loop: one crop at a time, MONAI's ``s
 allocator. Each side runs in processes of its own, in turn, because the allocator's settings hold for a process. What
 is counted is processor time of the one thread, page faults included: other work on the machine disturbs it less than
 the clock. Features are compared before any time is reported. Detectors: 160 rows of 1 488 numbers (20 + 20 scans, four
-crops), against scikit-learn called directly (RandomForestClassifier; LedoitWolf + inverse; NearestNeighbors).
+crops), against scikit-learn called directly (RandomForestClassifier; LedoitWolf + inverse; NearestNeighbors), and
+against pytorch-ood's Mahalanobis and kNN where its environment was made (`make oracles`), features in memory.
 """
 
 from __future__ import annotations
@@ -119,6 +120,32 @@ def median_of(call: Callable[[], object], rounds: int) -> float:
     return statistics.median(times)
 
 
+def peer(inside: np.ndarray, scan: np.ndarray, rounds: int) -> dict[str, object]:
+    """pytorch-ood's Mahalanobis and kNN in its own environment, and ours, on the same rows; [fit s, score ms]."""
+    from anatrust.ood.detectors import make_detector
+
+    def milliseconds(pair: list[float]) -> list[float]:
+        return [round(pair[0], 4), round(1000 * pair[1], 2)]
+
+    python = Path(__file__).parents[1] / ".oracles" / "pytorch_ood" / "bin" / "python"
+    ours: dict[str, object] = {}
+    for name in ("mahalanobis", "knn"):
+        detector = make_detector(name)
+        fit = median_of(lambda d=detector: d.fit([inside[:40], inside[40:]]), rounds)  # type: ignore[misc]
+        ours[name] = milliseconds([fit, median_of(lambda d=detector: d.score([scan]), 5 * rounds)])  # type: ignore[misc]
+    if not python.exists():
+        return {"ours": ours, "pytorch-ood": "no environment; `make oracles` makes it"}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "rows.npz", inside=inside, scan=scan)
+        worker = Path(__file__).parents[1] / "oracles" / "pytorch_ood_worker.py"
+        command = [str(python), str(worker), "times", str(Path(folder) / "rows.npz"), str(rounds)]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    found = json.loads(done.stdout)
+    theirs = {name: milliseconds(found[name]) for name in ("mahalanobis", "knn")}
+    return {"what": "[fit s, score ms of one scan in memory]", "ours": ours, f"pytorch-ood {found['version']}": theirs}
+
+
 def detectors(rounds: int) -> dict[str, object]:
     from sklearn.covariance import LedoitWolf
     from sklearn.ensemble import RandomForestClassifier
@@ -173,6 +200,7 @@ def detectors(rounds: int) -> dict[str, object]:
         "fit seconds": {name: round(value, 3) for name, value in fits.items()},
         "score milliseconds of a cached scan": {name: round(1000 * value, 1) for name, value in scores.items()},
         "forest against scikit-learn, largest difference": same,
+        "beside pytorch-ood": peer(table[:80], scan, rounds),
     }
 
 

@@ -133,3 +133,40 @@ def test_the_command_writes_beside_and_elsewhere(tmp_path: Path, capsys: pytest.
     assert run(["manifest", str(data), "-o", str(out), "--json", "--layout", "plain"]) == 0
     assert json.loads(capsys.readouterr().out)["truth"] == 1
     assert run(["manifest", str(data), "-o", str(tmp_path / "no" / "c.csv")]) == 2
+
+
+def test_how_a_dicom_series_was_made_becomes_columns(shared_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cohort.csv"
+    found = find_rows(shared_data / "abdomen_ct_mr" / "ct_dicom_series", layout="dicom", group="manufacturer")
+    write_manifest(out, found)
+    (row,) = list(csv.DictReader(out.open(newline="")))
+    told = {name: row[name] for name in ("group", "modality", "manufacturer", "kernel", "contrast", "thickness", "kvp")}
+    assert told == {
+        "group": "Siemens",
+        "modality": "CT",
+        "manufacturer": "Siemens",
+        "kernel": "soft",  # Br38f
+        "contrast": "contrast",
+        "thickness": "3",
+        "kvp": "120",
+    }
+    # The table goes straight into what breaks results down by column.
+    assert Cohort.read(out).rows[0].metadata["kernel"] == "soft"
+    several = find_rows(shared_data / "dicom_seg", layout="dicom", group="kernel")
+    assert all(row.acquisition["modality"] in ("CT", "MR") for row in several.rows)
+    assert any("segmentations, reports and plans are no scans" in note for note in several.notes)
+    assert any("do not say their kernel" in note for note in several.notes)
+    with pytest.raises(InputError, match="no column 'PatientName'"):
+        find_rows(shared_data / "dicom_seg", group="PatientName")
+
+
+def test_how_a_bids_image_was_made_stands_in_its_sidecar(tmp_path: Path) -> None:
+    folder = tmp_path / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    (folder / "sub-01_T1w.nii.gz").touch()
+    told = {"Manufacturer": "Philips", "ManufacturersModelName": "Achieva", "SliceThickness": 1.2, "PatientName": "X"}
+    (folder / "sub-01_T1w.json").write_text(json.dumps(told))
+    (row,) = find_rows(tmp_path).rows
+    assert row.acquisition == {"manufacturer": "Philips", "model": "Achieva", "thickness": "1.2"}
+    (folder / "sub-01_T1w.json").write_text("[1")
+    assert find_rows(tmp_path).rows[0].acquisition == {}

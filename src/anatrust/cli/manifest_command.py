@@ -33,6 +33,10 @@ def manifest_command(
         str | None,
         typer.Option(metavar="REGEX", help="Whose scan it is: first group found in the id, e.g. '^(.*)-IM-'."),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="What becomes the group: manufacturer, model, kernel, contrast, ..."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,  # noqa: ARG001 - read before parsing, see main
@@ -43,7 +47,13 @@ def manifest_command(
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"cannot write the table {out}: give a file in a folder that exists")
     found = find_rows(
-        folder, layout=layout, structure=structure, masks=masks, probabilities=probabilities, patient=patient
+        folder,
+        layout=layout,
+        structure=structure,
+        masks=masks,
+        probabilities=probabilities,
+        patient=patient,
+        group=group,
     )
     write_manifest(out, found)
     counts = {
@@ -59,6 +69,7 @@ def manifest_command(
         typer.echo(json_module.dumps({**counts, "notes": list(found.notes)}, indent=2))
     elif not quiet:
         listed = ", ".join(f"{count} with {name}" for name, count in list(counts.items())[3:] if count)
-        typer.echo(f"Wrote {out}: {found.layout}, {counts['scans']} scans of {counts['patients']} patients, {listed}")
+        scans = f"{counts['scans']} scans of {counts['patients']} patients"
+        typer.echo(f"Wrote {out}: {found.layout}, {scans}{', ' * bool(listed)}{listed}")
         typer.echo("".join(f"  - {note}\n" for note in found.notes), nl=False)
     return 0

@@ -2,7 +2,8 @@
 
 Layouts, the first that fits: nnU-Net raw (``imagesTr/CASE_0000``), Medical Segmentation Decathlon
 (``imagesTr/CASE``), BIDS (``sub-…``), TotalSegmentator's data set (``s0001/ct.nii.gz``), plain folders
-(``images/``, ``labels/``), folders of DICOM series.
+(``images/``, ``labels/``), folders of DICOM series. How a scan was made (:mod:`anatrust.pipeline.acquisition_columns`)
+becomes columns where its DICOM header or a BIDS sidecar says so.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from pathlib import Path
 
 from anatrust.errors import InputError
 from anatrust.image.atomic import replacing
+from anatrust.pipeline.acquisition_columns import ACQUISITION, dicom_columns, sidecar_columns
 
 __all__ = ["LAYOUTS", "Manifest", "ManifestRow", "find_rows", "write_manifest"]
 
 _COLUMNS = ("id", "patient", "group", "image", "mask", "probabilities", "truth")
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl", ".png", ".tif", ".tiff", ".jpg", ".npz")
 _IMAGES, _TRUTHS = ("images", "image", "scans", "img"), ("labels", "label", "truth", "masks", "segmentations", "gt")
+_NO_IMAGES = frozenset({"SEG", "SR", "RWV", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "FID", "KO", "PR", "AU", "DOC"})
 _TRUTH_SUFFIX = re.compile(r"_(dseg|seg|mask|label|labels|lesion|roi)$", re.IGNORECASE)
 
 
@@ -36,6 +39,7 @@ class ManifestRow:
     truth: Path | None = None
     mask: Path | None = None
     probabilities: Path | None = None
+    acquisition: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,14 +147,20 @@ def _plain(folder: Path, _: str | None) -> Manifest | None:
 def _dicom(folder: Path, _: str | None) -> Manifest | None:
     from pydicom.misc import is_dicom
 
-    rows = []
+    rows, others = [], 0
     for series in sorted({p.parent for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")}):
         first = next(p for p in sorted(series.iterdir()) if p.is_file() and not p.name.startswith("."))
         if is_dicom(first):
             parts = series.relative_to(folder).parts
             # Folder names stand for patients: what the files say of them stays in the files.
-            rows.append(ManifestRow("-".join(parts) or folder.name, series, parts[0] if parts else folder.name))
-    return Manifest("DICOM folders", tuple(rows)) if rows else None
+            name = "-".join(parts) or folder.name
+            made = dicom_columns(first)
+            if made.get("modality") in _NO_IMAGES:
+                others += 1
+                continue
+            rows.append(ManifestRow(name, series, parts[0] if parts else folder.name, acquisition=made))
+    notes = (f"{others} series were left out: segmentations, reports and plans are no scans",) if others else ()
+    return Manifest("DICOM folders", tuple(rows), notes) if rows else None
 
 
 LAYOUTS: Mapping[str, Callable[[Path, str | None], Manifest | None]] = {
@@ -172,6 +182,7 @@ def find_rows(
     masks: str | Path | None = None,
     probabilities: str | Path | None = None,
     patient: str | None = None,
+    group: str | None = None,
 ) -> Manifest:
     """The scans of a folder, with what belongs to each.
 
@@ -188,6 +199,9 @@ def find_rows(
     patient
         Regular expression whose first group, searched in a scan's id, is the patient; the layout's own, or the
         id, where None.
+    group
+        Column of :data:`~anatrust.pipeline.acquisition_columns.ACQUISITION` that becomes the group (for
+        ``fit --by-group`` and ``evaluate``); the layout's own where None.
 
     Raises
     ------
@@ -216,8 +230,16 @@ def find_rows(
             f"{top.name} holds no scans in a known layout ({layout or ', '.join(LAYOUTS)}): give the folder above "
             "imagesTr, sub-…, images or the DICOM series, or name it with --layout"
         )
+    if group is not None and group not in ACQUISITION:
+        raise InputError(f"there is no column {group!r} of how a scan was made: choose one of {', '.join(ACQUISITION)}")
     rows = [_with_patient(row, patient) for row in found.rows]
+    rows = [row if row.acquisition else replace(row, acquisition=sidecar_columns(row.image)) for row in rows]
+    if group is not None:
+        rows = [replace(row, group=row.acquisition.get(group, "")) for row in rows]
     notes = [*found.notes]
+    unknown = sum(not row.group for row in rows) if group is not None else 0
+    if unknown:
+        notes.append(f"{unknown} of {len(rows)} scans do not say their {group}: their group is empty")
     for column, given in (("mask", masks), ("probabilities", probabilities)):
         if given is None:
             continue
@@ -249,7 +271,7 @@ def _with_patient(row: ManifestRow, pattern: str | None) -> ManifestRow:
 
 
 def write_manifest(path: str | Path, manifest: Manifest) -> Path:
-    """Write the cohort table, with paths relative to it, whole or not at all.
+    """Write the cohort table, with paths relative to it, whole or not at all; columns nobody fills are left out.
 
     Raises
     ------
@@ -260,9 +282,11 @@ def write_manifest(path: str | Path, manifest: Manifest) -> Path:
     base = target.parent.resolve()
     with replacing(target) as part, part.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        more = [name for name in ACQUISITION if any(name in row.acquisition for row in manifest.rows)]
+        writer.writerow([*_COLUMNS, *more])
         for row in manifest.rows:
-            writer.writerow([row.id, row.patient, row.group, *_relative(row, base)])
+            own = [row.acquisition.get(name, "") for name in more]
+            writer.writerow([row.id, row.patient, row.group, *_relative(row, base), *own])
     return target
 
 

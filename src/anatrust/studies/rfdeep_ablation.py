@@ -90,7 +90,8 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
             f"{v['near']['fpr95']['mean']:.2f}",
             f"{result['summary']['gain'][key]:+.3f}",
         ]
-        for key, v in result["cells"].items()
+        for key in _SETTINGS
+        if (v := result["cells"].get(key)) is not None
     ]
     return {"settings": markdown_table(["setting", "AUROC near", "AUROC far", "FPR95 near", "change, near"], rows)}
 
