@@ -139,7 +139,8 @@ def test_how_a_dicom_series_was_made_becomes_columns(shared_data: Path, tmp_path
     out = tmp_path / "cohort.csv"
     found = find_rows(shared_data / "abdomen_ct_mr" / "ct_dicom_series", layout="dicom", group="manufacturer")
     write_manifest(out, found)
-    (row,) = list(csv.DictReader(out.open(newline="")))
+    with out.open(newline="") as handle:
+        (row,) = csv.DictReader(handle)
     told = {name: row[name] for name in ("group", "modality", "manufacturer", "kernel", "contrast", "thickness", "kvp")}
     assert told == {
         "group": "Siemens",

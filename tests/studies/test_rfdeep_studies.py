@@ -25,6 +25,7 @@ QUICK = (
     "rfdeep-fair",
     "rfdeep-failure",
     "rfdeep-scores",
+    "rfdeep-panels",
 )
 
 
@@ -38,7 +39,9 @@ def test_the_quick_form_runs_and_makes_its_tables(name: str, shared_data: Path, 
         assert "nan" not in text
     for figure in study.figures(result).values():
         assert all(
-            line["x"] and len(line["x"]) == len(line["y"]) for p in figure["panels"] for line in p["lines"].values()
+            line["x"] and len(line["x"]) == len(line["y"])
+            for p in figure["panels"]
+            for line in p.get("lines", {}).values()
         )
     if name == "rfdeep-scores":
         with (tmp_path / "rfdeep-scores.csv").open(newline="") as handle:

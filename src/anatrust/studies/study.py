@@ -45,6 +45,7 @@ _STUDIES = {
     "rfdeep-holdout": "anatrust.studies.rfdeep_holdout",
     "rfdeep-lodo": "anatrust.studies.rfdeep_lodo",
     "rfdeep-main": "anatrust.studies.rfdeep_main",
+    "rfdeep-panels": "anatrust.studies.rfdeep_panels",
     "rfdeep-scores": "anatrust.studies.rfdeep_scores",
     "rwcp-bounds": "anatrust.studies.rwcp_bounds",
     "rwcp-conditional": "anatrust.studies.rwcp_conditional",

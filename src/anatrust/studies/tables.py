@@ -113,7 +113,8 @@ def _draw(content: Mapping[str, Any]) -> str:
     ``content``: ``panels``, ``xlabel``, ``ylabel``, ``level`` for a dashed line, ``ylim`` (default 0 to 1) and
     ``scale`` ("log" for a logarithmic y axis). A panel has a title and one of ``lines`` (label → {x, y}),
     ``bars`` (label → {y: names, x, error: [low, high]}), or ``image`` (grey values 0 to 255 as ``{"shape",
-    "zlib"}``, with ``contour``, a mask drawn as a line, where given).
+    "zlib"}``, with ``contour``, a mask drawn as a line, or ``contours``, several by label, where given).
+    ``edge`` is a panel's width in inches (default 3.1); with ``shared`` false every panel has its own axes and legend.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -124,10 +125,11 @@ def _draw(content: Mapping[str, Any]) -> str:
     rows = -(-len(panels) // columns)
     longest = max((len(line["y"]) for panel in panels for line in panel.get("bars", {}).values()), default=0)
     with mpl.rc_context({"svg.hashsalt": "anatrust", "svg.fonttype": "none", "font.size": 8}):
-        size = (3.1 * columns, max(2.5, 0.22 * longest + 0.6) * rows)
+        edge, shared = float(content.get("edge", 3.1)), bool(content.get("shared", True))
+        size = (edge * columns, max(0.8 * edge, 0.22 * longest + 0.6) * rows)
         figure = Figure(figsize=(size[0] + (1.5 if longest else 0), size[1]), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=shared, sharex=shared).ravel()
         for axis, panel in zip(axes, panels, strict=False):
             if "image" in panel:
                 _draw_image(axis, panel)
@@ -141,13 +143,16 @@ def _draw(content: Mapping[str, Any]) -> str:
                     axis.axhline(content["level"], color="0.4", lw=0.8, ls="--")
             axis.set_title(panel["title"], fontsize=8)
             axis.spines[["top", "right"]].set_visible(False)
+            if not shared and axis.get_legend_handles_labels()[1]:
+                beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if "image" in panel else {}
+                axis.legend(frameon=False, fontsize=6, **beside)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         for axis in axes.reshape(rows, columns)[:, 0]:
             axis.set_ylabel(content["ylabel"])
         for axis in axes[max(0, len(panels) - columns) : len(panels)]:
             axis.set_xlabel(content["xlabel"])
-        if axes[0].get_legend_handles_labels()[1]:
+        if shared and axes[0].get_legend_handles_labels()[1]:
             axes[0].legend(frameon=False, fontsize=7)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -187,4 +192,8 @@ def _draw_image(axis: Any, panel: Mapping[str, Any]) -> None:
     axis.imshow(_unpacked(panel["image"]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     if "contour" in panel:
         axis.contour(_unpacked(panel["contour"]), levels=[0.5], colors="#D55E00", linewidths=0.8)
+    for (label, mask), colour in zip(panel.get("contours", {}).items(), _COLOURS, strict=False):
+        axis.plot([], [], color=colour, lw=0.9, label=label)
+        if _unpacked(mask).any():
+            axis.contour(_unpacked(mask), levels=[0.5], colors=colour, linewidths=0.9)
     axis.set_axis_off()
