@@ -6,6 +6,7 @@ Usage: make oracles && .oracles/pytorch_ood/bin/python oracles/pytorch_ood_worke
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
 import sys
@@ -17,9 +18,9 @@ import numpy as np
 import torch
 
 try:
-    import torchvision  # noqa: F401
-except RuntimeError:  # its operators are built for another torch (CPU and CUDA builds mixed); none of them is used here
-    for name in [name for name in sys.modules if name.startswith("torchvision")]:
+    importlib.import_module("pytorch_ood")
+except RuntimeError:  # torchvision's operators are built for another torch (CPU, CUDA); none of them is used here
+    for name in [name for name in sys.modules if name.startswith(("torchvision", "pytorch_ood"))]:
         del sys.modules[name]
     for name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
