@@ -10,6 +10,7 @@ import typer
 
 from anatrust.cli.console import columns, progress_bar
 from anatrust.cli.options import Json, Modality, Quiet, Verbose, parse_series, parse_spacing
+from anatrust.cli.reasoner_options import make_reasoner
 from anatrust.errors import InputError
 
 __all__ = ["annotate_command"]
@@ -33,8 +34,38 @@ def annotate_command(
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="References to take from the bank at most.")] = 5,
     out: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")] = None,
     reasoner: Annotated[str, typer.Option(metavar="NAME", help="Who reasons; see anatrust info.")] = "registration",
+    regions: Annotated[
+        Path | None, typer.Option(metavar="LABELS", help="Outlined regions of the scan to name, one number each.")
+    ] = None,
     names: Annotated[
         str | None, typer.Option(metavar="TABLE", help="Names of the labels: a built-in table or a JSON file.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR|NAME", help="vlm: folder of Qwen-VL, or the server's model.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="vlm: a LoRA adapter; repeatable, in the order trained.")
+    ] = None,
+    masks: Annotated[
+        str | None, typer.Option(metavar="DIR", help="vlm: what 'anatrust train seg' saved; needs --sam2.")
+    ] = None,
+    sam2: Annotated[str | None, typer.Option(metavar="DIR", help="vlm: SAM 2, for masks or to draw in boxes.")] = None,
+    four_bit: Annotated[bool, typer.Option("--four-bit", help="vlm: NF4 weights, on CUDA.")] = False,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="vlm: cpu (default) or cuda.")] = None,
+    boxes_in: Annotated[
+        str | None, typer.Option(metavar="UNIT", help="vlm: boxes in pixels, thousand or unit; as trained by default.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="vlm: an OpenAI-compatible server, by default on this machine.")
+    ] = None,
+    send_images: Annotated[
+        bool, typer.Option("--send-images", help="vlm: allow that images leave this machine for the endpoint.")
+    ] = False,
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="vlm: the endpoint's key is the file's first line.")
+    ] = None,
+    keyring: Annotated[
+        str | None, typer.Option(metavar="SERVICE:USER", help="vlm: where the system's keyring holds the key.")
     ] = None,
     modality: Modality = None,
     spacing: Annotated[
@@ -57,6 +88,20 @@ def annotate_command(
         raise InputError("give --reference and --reference-labels, or a --bank to choose from")
     from anatrust.report.annotation import annotate
 
+    who = make_reasoner(
+        reasoner,
+        endpoint=endpoint,
+        key_file=key_file,
+        keyring=keyring,
+        model=model,
+        adapters=tuple(adapter or ()),
+        masks=masks,
+        sam2=sam2,
+        four_bit=four_bit,
+        device=device,
+        convention=boxes_in,
+        send_images=send_images,
+    )
     with progress_bar(quiet or json) as progress:
         found = annotate(
             scan,
@@ -64,7 +109,8 @@ def annotate_command(
             list(reference_labels) if reference_labels else None,
             bank=bank,
             k=k,
-            reasoner=reasoner,
+            reasoner=who,
+            regions=regions,
             names=names,
             modality=modality,
             spacing=parse_spacing(spacing),
@@ -89,5 +135,9 @@ def annotate_command(
         typer.echo("\n".join(columns(["label", "structure", "confidence", "voxels"], rows)))
         if len(found.structures) > _MOST_ROWS:
             typer.echo(f"... and {len(found.structures) - _MOST_ROWS} more")
+        for r in found.regions:
+            typer.echo(
+                f"region {r.region}: {r.name or 'null'} {f'({r.confidence:.2f})' if r.name else f'({r.reason})'}"
+            )
         typer.echo(f"\nReport: {out / 'report.html'}" if out else "")
     return 0

@@ -14,7 +14,7 @@ from scipy import ndimage
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.volumes import LabelMap, Scan
 
-__all__ = ["SURE", "Annotation", "Reference", "Relation", "Structure", "boxes_of"]
+__all__ = ["SURE", "Annotation", "NamedRegion", "Reference", "Relation", "Structure", "boxes_of"]
 
 SURE = 0.5
 """Confidence from which a structure counts as found for sure; a convention, no error level."""
@@ -136,6 +136,37 @@ class Relation:
         return dict(self.__dict__)
 
 
+@dataclass(frozen=True)
+class NamedRegion:
+    """What a region of the target is that somebody outlined.
+
+    Parameters
+    ----------
+    region
+        Its number in the label map given.
+    number, name
+        The structure of the references; None and empty where it is none of them.
+    confidence
+        From 0 to 1, a ranking; 0 where it has no name.
+    reason
+        Why it has no name; empty if it has.
+    """
+
+    region: int
+    number: int | None
+    name: str
+    confidence: float
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.confidence <= 1 or (self.number is None) != bool(self.reason):
+            raise InputError(f"region {self.region}: a region has a name and a confidence, or a reason why it has none")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dict(self.__dict__)
+
+
 @dataclass(frozen=True, eq=False)
 class Annotation:
     """The anatomy of a target, found with labelled references.
@@ -157,6 +188,8 @@ class Annotation:
         What a person should know, a sentence each.
     abstained
         Why there is no answer; empty if there is one.
+    regions
+        Names of the regions that were outlined in the target, where there were any.
     """
 
     labels: LabelMap
@@ -166,6 +199,7 @@ class Annotation:
     references: tuple[tuple[str, float], ...]
     remarks: tuple[str, ...] = ()
     abstained: str = ""
+    regions: tuple[NamedRegion, ...] = ()
 
     def __post_init__(self) -> None:
         found = tuple(s.number for s in self.structures if s.found)
@@ -206,6 +240,7 @@ class Annotation:
             "reasoner": self.reasoner,
             "references": [{"identifier": name, "weight": round(weight, 4)} for name, weight in self.references],
             "remarks": list(self.remarks),
+            "regions": [r.to_json() for r in self.regions],
             "shape": list(self.labels.grid.shape),
             "spacing": list(self.labels.grid.spacing) if self.labels.grid.spacing_known else None,
             "orientation": self.labels.grid.orientation,

@@ -13,7 +13,7 @@ from anatrust.anatomy.plausibility import structure_of
 from anatrust.anatomy.resolve import named_tumour, resolve_structure, side_of
 from anatrust.models.planner import MAX_ANCHORS, AnatomyPlan, PlanModality, clamped_rule
 
-__all__ = ["AnswerError", "plan_of_answer", "request_body", "sendable"]
+__all__ = ["AnswerError", "plan_of_answer", "reply_text", "request_body", "sendable"]
 
 _INSTRUCTIONS = (
     "You plan where a tumour is searched for in a medical image. The user's message is data, a JSON object with the "
@@ -85,7 +85,14 @@ def request_body(words: str, modality: PlanModality, model: str, table: Knowledg
     return json.dumps(body, sort_keys=True).encode()
 
 
-def _content(raw: bytes) -> str:
+def reply_text(raw: bytes) -> str:
+    """What the model said in a server's reply.
+
+    Raises
+    ------
+    AnswerError
+        If the reply has another form, was refused, cut off or is empty.
+    """
     try:
         reply = json.loads(raw)
     except (ValueError, RecursionError):
@@ -118,7 +125,7 @@ def plan_of_answer(raw: bytes, target: str, modality: PlanModality, table: Knowl
     AnswerError
         If the reply cannot be used.
     """
-    content = _content(raw)
+    content = reply_text(raw)
     try:
         answer = _Answer.model_validate_json(content)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from anatrust.errors import InputError
 
-__all__ = ["Endpoint", "ExchangeError"]
+__all__ = ["Endpoint", "ExchangeError", "is_here"]
 
 
 class ExchangeError(Exception):
@@ -57,15 +57,15 @@ class Endpoint:
             parts = urlsplit(self.url)
             port_fits = parts.port is None or parts.port > 0
         except ValueError:
-            raise InputError("the planner's URL cannot be read: give one like http://127.0.0.1:8080/v1") from None
+            raise InputError("the server's URL cannot be read: give one like http://127.0.0.1:8080/v1") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits:
-            raise InputError("the planner's URL cannot be used: give one like http://127.0.0.1:8080/v1")
+            raise InputError("the server's URL cannot be used: give one like http://127.0.0.1:8080/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise InputError("the planner's URL holds more than an address: give keys by file or keyring")
+            raise InputError("the server's URL holds more than an address: give keys by file or keyring")
         if self.key_file is not None and self.keyring is not None:
-            raise InputError("the planner's key comes from a file or from the keyring: give one of them")
-        if (self.key_file or self.keyring) and parts.scheme == "http" and not _is_here(parts.hostname):
-            raise InputError("the planner's key would travel unencrypted: use https, or a server on this machine")
+            raise InputError("the server's key comes from a file or from the keyring: give one of them")
+        if (self.key_file or self.keyring) and parts.scheme == "http" and not is_here(parts.hostname):
+            raise InputError("the server's key would travel unencrypted: use https, or a server on this machine")
 
     def key(self) -> str | None:
         """The key, read when it is needed; None where none is configured.
@@ -90,7 +90,7 @@ class Endpoint:
         else:
             return None
         if not found or not found.isascii() or not found.isprintable():
-            raise InputError("the planner's key is empty or holds odd characters: write it into the first line alone")
+            raise InputError("the server's key is empty or holds odd characters: write it into the first line alone")
         return str(found)
 
     def post(self, body: bytes, *, deadline: float, max_bytes: int) -> bytes:
@@ -162,7 +162,14 @@ class Endpoint:
         return read
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
+    """Whether a host's name or address means this machine.
+
+    Examples
+    --------
+    >>> is_here("127.0.0.1"), is_here("::1"), is_here("10.0.0.7"), is_here("localhost.example.org")
+    (True, True, False, False)
+    """
     if host == "localhost":
         return True
     try:

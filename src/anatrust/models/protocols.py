@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.image.region import Region
-from anatrust.image.volumes import ProbabilityMap, Scan
+from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.models.anchor import Anchor
-from anatrust.models.annotation import Annotation, Reference
+from anatrust.models.annotation import Annotation, NamedRegion, Reference
 from anatrust.models.planner import Planner
 from anatrust.models.segmentation import Capabilities, Prompt
 
-__all__ = ["AnchorProvider", "Encoder", "Planner", "Reasoner", "Segmenter"]
+__all__ = ["AnchorProvider", "Encoder", "Planner", "Reasoner", "RegionNamer", "Segmenter"]
 
 
 @runtime_checkable
@@ -130,3 +130,11 @@ class Reasoner(Protocol):
         InputError
             If the references cannot be used with this target.
         """
+
+
+@runtime_checkable
+class RegionNamer(Protocol):
+    """A reasoner that can be asked what an outlined region is."""
+
+    def name_regions(self, target: Scan, regions: LabelMap, references: Sequence[Reference]) -> tuple[NamedRegion, ...]:
+        """A name, or why there is none, for each region."""

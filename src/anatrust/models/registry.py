@@ -287,6 +287,12 @@ _ENTRIES = (
         "affine and demons by SimpleITK, then locally weighted label fusion over the references; no weights",
         "Apache-2.0",
     ),
+    ModelEntry(
+        "vlm",
+        "reasoner",
+        "asks Qwen2.5-VL or Qwen3-VL, or an OpenAI-compatible server; masks by boxes or by <Seg> tokens and SAM 2",
+        "Apache-2.0; the model's own",
+    ),
 )
 
 

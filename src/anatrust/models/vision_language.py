@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anatrust.errors import FormatError, InputError
 from anatrust.models.encoders.weights import find_weights, load_frozen
+from anatrust.models.segmenters.digest import folder_digest
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -129,12 +130,17 @@ class VisionLanguageModel:
         As loaded; the embedding already has a row for ``<Seg>``.
     name
         Folder or model name, for records.
+    identity
+        Exactly which weights; the name where it is not given.
     """
 
-    def __init__(self, model: PreTrainedModel | PeftModel, processor: ProcessorMixin, name: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, processor: ProcessorMixin, name: str, identity: str = ""
+    ) -> None:
         self.model: Any = model
         self.processor: Any = processor
         self.name = name
+        self.identity = identity or name
         self.seg = int(self.processor.tokenizer.convert_tokens_to_ids(SEG))
 
     @classmethod
@@ -200,7 +206,25 @@ class VisionLanguageModel:
                 raise FormatError(f"{Path(adapter).name} holds no adapter_model.safetensors: give an adapter's folder")
             model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()
             model.requires_grad_(False)
-        return cls(model, processor, str(source))
+        digests = [folder_digest(found.folder, "*.safetensors")]
+        digests += [folder_digest(Path(adapter), "*.safetensors") for adapter in adapters]
+        bits = " nf4" if four_bit else ""
+        return cls(model, processor, str(source), f"{kind}(sha256={'+'.join(digests)}{bits})")
+
+    @property
+    def convention(self) -> Literal["pixels", "thousand"]:
+        """How the family writes boxes where nobody taught it otherwise: Qwen2.5-VL pixels, Qwen3-VL thousandths."""
+        return "pixels" if self.model.config.model_type == "qwen2_5_vl" else "thousand"
+
+    def seen_size(self, picture: Image.Image) -> tuple[int, int]:
+        """``(width, height)`` in pixels at which the model sees a picture: its processor makes whole patches."""
+        prepare = self.processor.image_processor
+        _, rows, columns = prepare(images=[picture], return_tensors="pt")["image_grid_thw"][0].tolist()
+        return int(columns * prepare.patch_size), int(rows * prepare.patch_size)
+
+    def may_say(self, name: str) -> bool:
+        """Whether a label's name can be shown to it: always, it runs here."""
+        return bool(name)
 
     @property
     def hidden(self) -> int:

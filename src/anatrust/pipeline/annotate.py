@@ -6,15 +6,18 @@ import csv
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from anatrust.errors import InputError
-from anatrust.image.read import read_scan
+from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.image.write import write_mask
-from anatrust.models.annotation import Annotation, Reference
-from anatrust.models.protocols import Reasoner
+from anatrust.models.annotation import Annotation, NamedRegion, Reference
+from anatrust.models.protocols import Reasoner, RegionNamer
 from anatrust.pipeline.case import Names, content_hash
 from anatrust.pipeline.outputs import check_output_folder, output_folder, replace_json, run_record
 from anatrust.pipeline.read_references import listed, read_references
@@ -25,6 +28,7 @@ __all__ = ["AnnotationPage", "annotate"]
 
 Progress = Callable[[str, int, int], None]
 SCHEMA_VERSION = 1
+_COVERED = 0.5
 _COLUMNS = ("number", "name", "found", "confidence", "voxels", "agreement", "similarity", "appearance", "reason")
 
 
@@ -46,6 +50,7 @@ def annotate(
     k: int = 5,
     descriptor: ScanDescriptor | None = None,
     reasoner: str | Reasoner = "registration",
+    regions: object = None,
     names: Names = None,
     modality: str | None = None,
     spacing: float | Sequence[float] | None = None,
@@ -71,15 +76,19 @@ def annotate(
     descriptor
         What describes the scan for the bank, where it was not built with the embedded one.
     reasoner
-        Its name in the registry, or any `Reasoner`.
+        Its name in the registry, or any `Reasoner`; `anatrust.pipeline.language.language_reasoner` gives the one of
+        a vision-language model, which has to be told its model.
+    regions
+        Numbered regions that somebody outlined in the scan (path or object): each is named. A vision-language
+        reasoner is asked about each; others name it after the structure that covers most of it.
     names
         Names of the labels: a built-in table, a JSON file or a mapping.
     modality, spacing, series
         Of the scan, see `read_scan`; the modality is taken for the references too, where they do
         not say their own.
     out
-        Folder for ``annotation.json``, ``labels.nii.gz`` (PNG for pictures), ``structures.csv``,
-        ``report.html`` and ``run.json``. None writes nothing.
+        Folder for ``annotation.json``, ``labels.nii.gz`` (PNG for pictures), ``structures.csv``, ``regions.csv`` where
+        there are regions, ``report.html`` and ``run.json``. None writes nothing.
     page
         Writes ``report.html``; `anatrust.annotate` gives the one of the report room.
     progress
@@ -116,6 +125,7 @@ def annotate(
     if progress:
         progress("read", 0, 1)
     target = read_scan(scan, modality=modality, spacing=spacing, series=series)
+    outlined = None if regions is None else read_mask(regions, reference=target.grid)
     chosen = _reasoner(reasoner)
     held = _bank(bank, reference, reference_labels)
     if held is None:
@@ -131,13 +141,17 @@ def annotate(
     if suited:
         found = chosen.annotate(target, suited, progress)
         if refused:
-            found = Annotation(**{**found.__dict__, "remarks": (*refused, *found.remarks)})
+            found = replace(found, remarks=(*refused, *found.remarks))
+        if outlined is not None:
+            found = replace(found, regions=_named(chosen, target, outlined, suited, found))
     else:
         known = {n: name for r in references for n, name in r.names().items()}
         found = Annotation.none(target, known, chosen.identity, f"no suitable reference: {refused[0]}")
     timings["reason"] = time.perf_counter() - begin
     if out is not None:
         inputs = _inputs(target, scan, references, reference, reference_labels, bank)
+        if outlined is not None:
+            inputs["regions"] = _about(regions, outlined)
         _write(Path(out), found, target, inputs, _names(references), timings, page)
     return found
 
@@ -165,7 +179,28 @@ def _reasoner(wanted: str | Reasoner) -> Reasoner:
         from anatrust.reference.correspondence_reasoner import CorrespondenceReasoner
 
         return CorrespondenceReasoner()
-    raise InputError(f"there is no reasoner {wanted!r}: choose registration or correspondence")
+    if wanted == "vlm":
+        raise InputError("the reasoner 'vlm' needs a model: see anatrust.pipeline.language.language_reasoner")
+    raise InputError(f"there is no reasoner {wanted!r}: choose registration, correspondence or vlm")
+
+
+def _named(
+    reasoner: Reasoner, target: Scan, outlined: LabelMap, references: Sequence[Reference], found: Annotation
+) -> tuple[NamedRegion, ...]:
+    """Names of outlined regions: asked for, or those of the structures that cover them."""
+    if isinstance(reasoner, RegionNamer):
+        return reasoner.name_regions(target, outlined, references)
+    told = []
+    for region in outlined.labels():
+        inside = found.labels.array[outlined.array == region]
+        numbers, counts = np.unique(inside[inside > 0], return_counts=True)
+        share = float(counts.max()) / inside.size if counts.size else 0.0
+        if share < _COVERED:
+            told.append(NamedRegion(region, None, "", 0.0, "no structure covers half of it"))
+            continue
+        one = next(s for s in found.structures if s.number == int(numbers[counts.argmax()]))
+        told.append(NamedRegion(region, one.number, one.name, round(share * one.confidence, 4)))
+    return tuple(told)
 
 
 def _bank(bank: ReferenceBank | str | Path | None, reference: object, labels: object) -> ReferenceBank | None:
@@ -210,6 +245,8 @@ def _write(
         text = json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         (folder / "annotation.json").write_text(text, encoding="utf-8")
         _write_structures(folder / "structures.csv", found)
+        if found.regions:
+            _write_regions(folder / "regions.csv", found)
         if page is not None:
             page(folder / "report.html", found, target)
         record = run_record(
@@ -232,6 +269,13 @@ def _write_structures(path: Path, found: Annotation) -> None:
             cells = ["" if getattr(s, name) is None else getattr(s, name) for name in _COLUMNS]
             edges = [edge for pair in s.box for edge in pair] if s.box else [""] * (2 * len(axes))
             writer.writerow([*cells, *edges])
+
+
+def _write_regions(path: Path, found: Annotation) -> None:
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(found.regions[0].to_json()), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if v is None else v for k, v in r.to_json().items()} for r in found.regions)
 
 
 def _names(references: Sequence[Reference]) -> dict[str, str]:

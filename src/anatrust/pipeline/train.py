@@ -138,6 +138,7 @@ def labelled_pictures(
         If a file cannot be read, or nothing is left.
     """
     from anatrust.reference.pairs import LabelledPicture
+    from anatrust.reference.pictures import greys, view_of
 
     table = label_table(names)
     found = []
@@ -149,22 +150,17 @@ def labelled_pictures(
         scan = read_scan(row.image)
         labels = read_mask(row.truth, reference=scan.grid)
         called = {n: {**labels.names, **table}.get(n, f"label {n}") for n in labels.labels()}
-        image = canonical(scan.array, scan.grid)[0].astype(np.float32)
+        image = greys(scan)
         truth = canonical(labels.array, labels.grid)[0]
-        low, high = np.percentile(image, (1, 99))
-        image = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1)
         if image.ndim == 2:
-            chosen = [(image, truth)]
+            chosen = [(view_of(image), view_of(truth))]
         else:
             sizes = (truth > 0).sum((0, 1))
             best = [int(k) for k in np.argsort(-sizes, kind="stable")[:slices] if sizes[k] > 0]
-            # Canonical axes run to the right, front and top of the patient; a reader looks from the feet.
-            chosen = [(image[::-1, ::-1, k].T, truth[::-1, ::-1, k].T) for k in sorted(best)]
+            chosen = [(view_of(image[:, :, k]), view_of(truth[:, :, k])) for k in sorted(best)]
         for grey, regions in chosen:
             if regions.any():
-                found.append(
-                    LabelledPicture(np.ascontiguousarray(grey), np.ascontiguousarray(regions), called, row.patient)
-                )
+                found.append(LabelledPicture(grey, regions, called, row.patient))
     if not found:
         raise InputError(f"{cohort.source}: no scan has a truth with labels; fill in the column truth")
     return found

@@ -12,7 +12,7 @@ from anatrust.image.orientation import canonical
 from anatrust.models.alignment import Alignment, local_correlation
 from anatrust.models.annotation import Reference
 
-__all__ = ["Fused", "Vote", "fuse", "vote_of"]
+__all__ = ["Fused", "Vote", "fuse", "grey_overlap", "vote_of"]
 
 Window = tuple[slice, ...]
 
@@ -180,7 +180,7 @@ def _described(
             size = int(own.sum() + chosen.sum())
             overlaps.append(2 * int((own & chosen).sum()) / size if size else 1.0)
             likes.append(float(np.clip(local[window][chosen].mean(), 0, 1)) if chosen.any() else 0.0)
-            looks.append(_overlap(fixed[window][chosen], other[window][own]))
+            looks.append(grey_overlap(fixed[window][chosen], other[window][own]))
         agreement[label] = float(np.average(overlaps, weights=weights)) if len(votes) > 1 else None
         similarity[label] = float(np.average(likes, weights=weights))
         appearance[label] = max(looks)
@@ -201,8 +201,14 @@ def _matched(alignment: Alignment) -> npt.NDArray[np.float32]:
     return np.asarray((alignment.moved - theirs.mean()) * gain + ours.mean(), dtype=np.float32)
 
 
-def _overlap(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
-    """Common area of two histograms of grey values, smoothed; what lies beyond 0 and 1 counts at the ends."""
+def grey_overlap(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+    """Common area of two histograms of grey values, smoothed; what lies beyond 0 and 1 counts at the ends.
+
+    Examples
+    --------
+    >>> grey_overlap(np.full(9, 0.2, np.float32), np.full(9, 0.2, np.float32))
+    1.0
+    """
     if one.size == 0 or other.size == 0:
         return 0.0
     shares = []

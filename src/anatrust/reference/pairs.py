@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ from anatrust.reference.prompts import (
 __all__ = ["LabelledPicture", "Pair", "Sample", "Task", "draw_pairs", "outlined", "plain_picture", "tinted"]
 
 Task = Literal["name", "box", "segment"]
+SeenSize = Callable[[Image.Image], tuple[int, int]]
 OUTLINE = "yellow"
 # Okabe and Ito's colours, told apart by colour-blind readers too, then six more between them.
 _TINTS = (
@@ -166,7 +167,9 @@ class Pair:
         """Where a legend entry lies in the target; empty where it is absent."""
         return np.asarray(self.target.labels == self.labels[number])
 
-    def sample(self, task: Task, rng: np.random.Generator, convention: Convention = "pixels") -> Sample:
+    def sample(
+        self, task: Task, rng: np.random.Generator, convention: Convention = "pixels", seen: SeenSize | None = None
+    ) -> Sample:
         """A question about this pair.
 
         Parameters
@@ -176,7 +179,9 @@ class Pair:
         rng
             Chooses the outlined region.
         convention
-            How boxes are written; the model is taken to see the pictures at their size.
+            How boxes are written.
+        seen
+            Gives the ``(width, height)`` at which the model sees a picture; at its own by default.
         """
         shown = tinted(self.reference, {label: number for number, label in self.labels.items()})
         visible = [n for n in self.labels if self.mask(n).any()]
@@ -195,7 +200,11 @@ class Pair:
             size = (self.target.image.shape[1], self.target.image.shape[0])
             prompt = box_prompt(self.legend, convention)
             answer = box_answer(
-                self._thought(None), {called[n]: boxes[n] for n in boxes}, convention, seen=size, shown=size
+                self._thought(None),
+                {called[n]: boxes[n] for n in boxes},
+                convention,
+                seen=size if seen is None else seen(last),
+                shown=size,
             )
         else:
             prompt, answer = segment_prompt(self.legend), segment_answer(self.legend, visible)

@@ -23,6 +23,7 @@ __all__ = [
     "NULL",
     "SEG",
     "Legend",
+    "again_prompt",
     "box_answer",
     "box_prompt",
     "name_answer",
@@ -134,15 +135,37 @@ def name_prompt(legend: Legend, colour: str, choices: Sequence[str] | None = Non
     )
 
 
-def box_prompt(legend: Legend, convention: Convention) -> str:
-    """Ask for a box of every legend entry in image 3."""
+def box_prompt(legend: Legend, convention: Convention, *, found: str = "", only: Sequence[str] = ()) -> str:
+    """Ask for a box of every legend entry in image 3.
+
+    Parameters
+    ----------
+    legend, convention
+        Of the reference; how boxes are written.
+    found, only
+        When it is asked again: the JSON list of what is already found, and the entries asked for.
+    """
     key = "number" if legend.hidden else "name"
+    which = "all entries" if not only else f"these entries: {', '.join(only)}"
+    each = "legend entry" if not only else "entry still asked for"
+    told = f" Already found: {found}." if found else ""
     return (
         _INTRODUCTION.format(legend=legend)
-        + f'. For each legend entry give one JSON object {{"label": its {key}, "bbox": [x1, y1, x2, y2]}}'
+        + f'.{told} For each {each} give one JSON object {{"label": its {key}, "bbox": [x1, y1, x2, y2]}}'
         f' {_UNITS[convention]}; "bbox" is null if it is not visible. '
-        + _REASON.format(what="the JSON list of all entries")
+        + _REASON.format(what=f"the JSON list of {which}")
     )
+
+
+def again_prompt(prompt: str, why: str) -> str:
+    """The same question after an answer that could not be read.
+
+    Examples
+    --------
+    >>> again_prompt("Which region is it?", "the answer is not JSON")
+    'Which region is it? Your last answer could not be read: the answer is not JSON.'
+    """
+    return f"{prompt} Your last answer could not be read: {why}."
 
 
 def segment_prompt(legend: Legend) -> str:

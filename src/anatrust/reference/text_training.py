@@ -14,7 +14,7 @@ import numpy as np
 from anatrust.errors import InputError
 from anatrust.models.vision_language import LoraSettings, VisionLanguageModel
 from anatrust.reference.coordinates import Convention
-from anatrust.reference.pairs import LabelledPicture, Sample, Task, draw_pairs
+from anatrust.reference.pairs import LabelledPicture, Sample, SeenSize, Task, draw_pairs
 from anatrust.reference.prompts import Legend
 from anatrust.reference.rewards import WEIGHTS, box_reward, form_reward, name_reward
 
@@ -109,11 +109,12 @@ def draw_samples(
     seed: int,
     convention: Convention,
     hidden: float = 0.3,
+    seen: SeenSize | None = None,
 ) -> Iterable[Sample]:
     """Questions without end, tasks in turn; the seed decides all of it."""
     rng = np.random.default_rng(seed + 1)
     for count, pair in enumerate(draw_pairs(pictures, seed, hidden=hidden)):
-        yield pair.sample(tasks[count % len(tasks)], rng, convention)
+        yield pair.sample(tasks[count % len(tasks)], rng, convention, seen)
 
 
 def train_sft(
@@ -153,9 +154,9 @@ def train_sft(
     class Trainer(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
         """TRL's, with checkpoints that hold no pickle."""
 
-    samples = islice(
-        draw_samples(pictures, settings.tasks, settings.seed, convention, settings.hidden), settings.samples
-    )
+    seen = model.seen_size if convention == "pixels" else None
+    endless = draw_samples(pictures, settings.tasks, settings.seed, convention, settings.hidden, seen)
+    samples = islice(endless, settings.samples)
     rows = [
         {
             "prompt": [{"role": "user", "content": s.prompt}],
@@ -206,7 +207,9 @@ def train_grpo(
         """TRL's, with checkpoints that hold no pickle."""
 
     prompts = settings.steps * max(1, settings.batch // settings.generations)
-    samples = islice(draw_samples(pictures, settings.tasks, settings.seed, convention, settings.hidden), prompts)
+    seen = model.seen_size if convention == "pixels" else None
+    endless = draw_samples(pictures, settings.tasks, settings.seed, convention, settings.hidden, seen)
+    samples = islice(endless, prompts)
     rows = [
         {
             "prompt": [{"role": "user", "content": s.prompt}],
@@ -214,6 +217,7 @@ def train_grpo(
             "truth": json.dumps(
                 {
                     "task": s.task, "number": s.number, "boxes": list(s.boxes.items()), "size": s.pictures[2].size,
+                    "seen": s.pictures[2].size if seen is None else seen(s.pictures[2]),
                     "legend": s.legend.entries, "hidden": s.legend.hidden,
                 }
             ),
@@ -252,7 +256,8 @@ def _rewards(completion: Any, truth: str, convention: Convention) -> tuple[float
         return name_reward(text, plain["number"], legend), form_reward(text, legend)
     boxes = {int(n): None if box is None else tuple(box) for n, box in plain["boxes"]}
     size = (int(plain["size"][0]), int(plain["size"][1]))
-    return box_reward(text, boxes, legend, convention, seen=size, shown=size)
+    seen = (int(plain["seen"][0]), int(plain["seen"][1]))
+    return box_reward(text, boxes, legend, convention, seen=seen, shown=size)
 
 
 def _accuracies(convention: Convention) -> Callable[..., list[float]]:
