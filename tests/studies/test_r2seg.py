@@ -12,11 +12,14 @@ from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.metrics import dice
 from anatrust.pipeline.propose import Proposal
 from anatrust.studies.lesions import LesionSpec
-from anatrust.studies.r2seg_anchors import _wrong
+from anatrust.studies.r2seg_anchors import wrong_anchor
 from anatrust.studies.r2seg_cases import WORLDS, R2Case, cases, disguised
 from anatrust.studies.r2seg_judge import JUDGES, Outcome, judge, outcome, tissue_of
 from anatrust.studies.r2seg_numbers import COLUMNS, numbers
 from anatrust.studies.r2seg_planner import _misspelled, _words
+from anatrust.studies.r2seg_questions import contaminated
+from anatrust.studies.r2seg_rivals import adapted, adapter_share, base, organ_dice
+from anatrust.studies.r2seg_separability import probe_auroc
 from anatrust.studies.study import Context
 
 
@@ -128,14 +131,18 @@ def test_wrong_anchors_are_wrong_by_as_much_as_they_say() -> None:
     (case,) = next(cases("phantom", "test", Context(0, True, None)))
     liver: Mask = case.anatomy.mask("liver")
     size = int(liver.array.sum())
-    moved = _wrong(liver.array, "shifted 20 mm", case)
+    moved = wrong_anchor(liver.array, "shifted 20 mm", case)
     step = case.scan.grid.spacing[0]
     gap = np.argwhere(liver.array)[:, 0].mean() - np.argwhere(moved)[:, 0].mean()
     assert abs(gap * step - 20) < step
-    assert _wrong(liver.array, "dilated 10 mm", case).sum() > size > _wrong(liver.array, "eroded 8 mm", case).sum()
-    assert 0.2 < _wrong(liver.array, "half of it", case).sum() / size < 0.8
-    assert not (_wrong(liver.array, "spleen instead", case) & liver.array).any()
-    assert np.array_equal(_wrong(liver.array, "true organ", case), liver.array)
+    assert (
+        wrong_anchor(liver.array, "dilated 10 mm", case).sum()
+        > size
+        > wrong_anchor(liver.array, "eroded 8 mm", case).sum()
+    )
+    assert 0.2 < wrong_anchor(liver.array, "half of it", case).sum() / size < 0.8
+    assert not (wrong_anchor(liver.array, "spleen instead", case) & liver.array).any()
+    assert np.array_equal(wrong_anchor(liver.array, "true organ", case), liver.array)
 
 
 def test_misspellings_change_a_letter_and_keep_the_rest() -> None:
@@ -144,3 +151,72 @@ def test_misspellings_change_a_letter_and_keep_the_rest() -> None:
     assert len(made) > 15
     assert all(abs(len(text) - len("liver tumour")) <= 1 and text[0] == "l" for text in made)
     assert all(right for _, right in _words("names", 0))
+
+
+def test_another_contrast_turns_dark_and_bright_around_and_keeps_the_anatomy(shared_data: Path) -> None:
+    context = Context(0, True, shared_data)
+    (plain,), (other,) = next(cases("hippocampus", "test", context)), next(cases("hippocampus-t2", "test", context))
+    assert plain.patient == other.patient
+    assert np.array_equal(plain.truth, other.truth)
+    assert np.corrcoef(plain.scan.array.ravel(), other.scan.array.ravel())[0, 1] < -0.7
+
+
+def test_those_who_teach_the_rivals_are_neither_taught_nor_tested_nor_in_the_null(shared_data: Path) -> None:
+    context = Context(0, False, shared_data)
+    world = "hippocampus"
+    adapt = {p[0].patient for p in cases(world, "adapt", context)}
+    null = {p[0].patient for p in cases(world, "healthy", context, limit=40)}
+    others = {p[0].patient for part in ("teach", "test") for p in cases(world, part, context)}
+    assert len(adapt) == 20
+    assert not adapt & (null | others)
+    assert all(p[0].target.any() for p in cases(world, "adapt", context, limit=2))
+
+
+def test_lora_learns_little_and_leaves_the_encoder_alone(shared_data: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    context = Context(0, True, shared_data)
+    frozen = base("hippocampus", context)
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    lora, tuned = adapted("hippocampus", "LoRA", context), adapted("hippocampus", "fine-tuned", context)
+    assert 0 < adapter_share("hippocampus", context) < 0.5
+    assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
+    encoder = {name: value for name, value in before.items() if name.startswith("stages")}
+    kept, moved = dict(lora.state_dict()), dict(tuned.state_dict())
+    assert all(torch.equal(kept[name], value) for name, value in encoder.items())
+    assert any(not torch.equal(moved[name], value) for name, value in encoder.items())
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        assert not torch.equal(lora(image), frozen(image))
+    dice = organ_dice(frozen, [next(cases("hippocampus", "test", context))], context)
+    assert all(0 <= value <= 1 for value in dice.values())
+
+
+def test_a_linear_probe_sees_what_is_there_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    ill = [np.arange(60) < 20] * 10
+    noise = [rng.normal(size=(60, 3)) for _ in ill]
+    apart = [v + 2 * m[:, None] for v, m in zip(noise, ill, strict=True)]
+    assert np.mean(probe_auroc(apart, ill)) > 0.95
+    assert abs(np.mean(probe_auroc(noise, ill)) - 0.5) < 0.1
+
+
+def test_cysts_fill_the_share_asked_for_and_spare_the_lesion() -> None:
+    (case,) = next(cases("phantom", "test", Context(0, True, None)))
+    seen = contaminated(case, 0.2, np.random.default_rng(0))
+    changed = seen.scan.array != case.scan.array
+    liver = case.anatomy.mask("liver").array
+    free = liver & ~case.target
+    assert not (changed & case.target).any()
+    assert not (changed & ~liver).any()
+    assert 0.12 < changed[free].mean() <= 0.2
+    assert contaminated(case, 0.0, np.random.default_rng(0)) is case
+
+
+def test_whole_abdomens_come_once_healthy_and_then_with_lesions(shared_data: Path) -> None:
+    (patient,) = cases("abdomen", "test", Context(0, True, shared_data))
+    assert [bool(case.target.any()) for case in patient] == [False, True]
+    healthy, ill = patient
+    changed = healthy.scan.array != ill.scan.array
+    assert not (changed & ~ill.anatomy.mask("liver").array).any()
+    assert max(abs(s - 3.0) for s in healthy.scan.grid.spacing) < 0.2

@@ -136,7 +136,7 @@ def check_anatomy(labels: LabelMap, table: Knowledge | None = None) -> AnatomyCh
 def _look(labels: LabelMap, table: Knowledge) -> dict[str, _Seen]:
     from scipy import ndimage
 
-    boxes = ndimage.find_objects(labels.array.astype(np.int32, copy=False))
+    boxes = ndimage.find_objects(labels.array)
     found: dict[str, _Seen] = {}
     for number in labels.labels():
         key = structure_of(labels.names.get(number, ""), table)

@@ -100,7 +100,7 @@ class LabelMap:
 
     def labels(self) -> tuple[int, ...]:
         """The labels present, without the background, ascending."""
-        return tuple(int(v) for v in np.unique(self.array) if v != 0)
+        return tuple(int(v) for v in np.unique(_not_zero(self.array)))
 
     def mask(self, *labels: int | str) -> Mask:
         """The union of the given labels (numbers or names) as one mask; all of them if none given."""
@@ -155,3 +155,15 @@ class ProbabilityMap:
             return 1 - first
         largest: npt.NDArray[np.floating[Any]] = self.array.max(axis=0)
         return largest
+
+
+def _not_zero(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values that are not 0, most of which a label map's are, looked at eight bytes at a time."""
+    flat = array.ravel(order="K")
+    each = 8 // flat.itemsize
+    whole = flat.size - flat.size % each
+    words = flat[:whole].view(np.uint64)
+    busy = flat[:whole].reshape(-1, each)[words != 0].ravel()
+    values = np.concatenate([busy, flat[whole:]])
+    left: npt.NDArray[Any] = values[values != 0]
+    return left

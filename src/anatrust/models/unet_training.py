@@ -14,7 +14,7 @@ from torch.nn import functional
 from anatrust.errors import InputError
 from anatrust.models.unet import UNet, UNetConfig, normalised
 
-__all__ = ["TrainingRecipe", "train_unet"]
+__all__ = ["TrainingRecipe", "augmented_crop", "train_unet"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TrainingRecipe:
     """How a U-Net is trained; the same seed and data give the same network on one machine.
 
     ``crop`` is the edge of the random crops (smaller images are padded), ``flips`` lists the axes
-    along which anatomy may be mirrored.
+    along which anatomy may be mirrored. Half of the crops lie around a voxel labelled ``around`` or higher.
     """
 
     steps: int = 600
@@ -31,6 +31,7 @@ class TrainingRecipe:
     rate: float = 3e-3
     flips: tuple[int, ...] = ()
     seed: int = 0
+    around: int = 1
 
 
 def _warp(image: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,15 +48,15 @@ def _warp(image: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -
     return warped, moved.long()
 
 
-def _sample(
+def augmented_crop(
     image: npt.NDArray[np.float32], labels: npt.NDArray[Any], recipe: TrainingRecipe, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random augmented crop, half of the time around a voxel of a structure."""
+    """A random augmented crop, half of the time around a voxel of a structure: ``(1, 1, *crop)`` and ``(1, *crop)``."""
     edge = recipe.crop
     missing = [(0, max(0, edge - n)) for n in image.shape]
     image, labels = np.pad(image, missing, mode="edge"), np.pad(labels, missing)
     centre = [int(rng.integers(0, n)) for n in image.shape]
-    inside = np.argwhere(labels > 0)
+    inside = np.argwhere(labels >= recipe.around)
     if rng.random() < 0.5 and len(inside):
         centre = [int(v) for v in inside[rng.integers(len(inside))]]
     window = tuple(
@@ -134,7 +135,7 @@ def train_unet(
     every = max(1, recipe.steps // 10)
     for step in range(1, recipe.steps + 1):
         chosen = rng.integers(len(ready), size=recipe.batch)
-        parts = [_sample(ready[i], labels[i], recipe, rng) for i in chosen]
+        parts = [augmented_crop(ready[i], labels[i], recipe, rng) for i in chosen]
         loss = _loss(model(torch.cat([p for p, _ in parts])), torch.cat([t for _, t in parts]))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

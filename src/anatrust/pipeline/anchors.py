@@ -241,7 +241,7 @@ def _search(
         assert anchor.mask is not None
         number = order.index(anchor.structure) + 1
         inner = sets[anchor.structure].inner.array if anchor.structure in sets else anchor.mask.array
-        labels[inner & (labels == 0)] = number
+        np.copyto(labels, np.uint8(number), where=inner & (labels == 0))
         names[number] = anchor.structure
     return AnchorSearch(
         source,

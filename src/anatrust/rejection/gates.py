@@ -94,7 +94,10 @@ def _ks(positive: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.floating[
     n = positive.size - m
     if m == 0 or n == 0:
         return 0.0, 1.0
-    everything = np.histogram(probabilities, bins=_BINS, range=(0, 1))[0]
+    # Outside the regions everything is 0 and falls into the first bin.
+    busy = probabilities[probabilities != 0]
+    everything = np.histogram(busy, bins=_BINS, range=(0, 1))[0]
+    everything[0] += probabilities.size - busy.size
     inside = np.histogram(probabilities[positive], bins=_BINS, range=(0, 1))[0]
     gap = np.abs(np.cumsum(inside) / m - np.cumsum(everything - inside) / n).max()
     return float(gap), float(kstwobign.sf(gap * math.sqrt(m * n / (m + n))))

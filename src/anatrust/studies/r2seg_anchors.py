@@ -23,7 +23,7 @@ from anatrust.studies.r2seg_numbers import numbers, row
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["STUDY"]
+__all__ = ["STUDY", "wrong_anchor"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -49,7 +49,7 @@ def _shifted(mask: Bools, voxels: int) -> Bools:
     return out
 
 
-def _wrong(mask: Bools, how: str, case: R2Case) -> Bools:
+def wrong_anchor(mask: Bools, how: str, case: R2Case) -> Bools:
     """The organ mask with one thing wrong with it."""
     spacing = case.scan.grid.spacing
     steps = float(spacing[0])
@@ -98,7 +98,7 @@ def _anchoring(how: str, seed: int) -> Anchoring:
             body = Mask(case.scan.array > -300, case.scan.grid)
             return case, None, tissue_of(case, _WORLD, body)
         true = case.anatomy.mask(WORLDS[_WORLD].organ)
-        given = Mask(_wrong(true.array, how, case), true.grid, "liver")
+        given = Mask(wrong_anchor(true.array, how, case), true.grid, "liver")
         return case, given, tissue_of(case, _WORLD, given)
 
     return anchoring

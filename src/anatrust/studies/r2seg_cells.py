@@ -82,13 +82,14 @@ def nulls_of(
     context: Context,
     *,
     anchoring: Anchoring | None = None,
+    limit: int | None = None,
 ) -> dict[str, CohortNull]:
     """For each way to judge that needs one, the cohort null of this segmenter and this way to propose."""
     wanted = {name: how.settings for name, how in judges.items() if how.cohort and how.settings is not None}
     scores: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in wanted}
     if not wanted:
         return {}
-    for patient in cases(world, "healthy", context):
+    for patient in cases(world, "healthy", context, limit=limit):
         mine: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in wanted}
         for case, made, tissue in _proposed(patient, world, model, variant, anchoring or true_anchor(world)):
             done: dict[RejectionSettings, npt.NDArray[np.float64]] = {}

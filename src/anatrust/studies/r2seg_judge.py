@@ -22,12 +22,19 @@ from anatrust.rejection.settings import GateSettings, RejectionSettings
 from anatrust.statistics.conformal_p import CohortNull
 from anatrust.studies.r2seg_cases import WORLDS, R2Case
 
-__all__ = ["JUDGES", "Judge", "Outcome", "cohort_null", "judge", "outcome", "proposal", "union_by"]
+__all__ = ["JUDGES", "PADS", "Judge", "Outcome", "cohort_null", "judge", "outcome", "proposal", "union_by"]
 
 Bools = npt.NDArray[np.bool_]
 
-# Millimetres added around B_0; the plans' own are for whole trunks.
-_PAD = {"phantom": 20.0, "phantom-mr": 20.0, "hippocampus": 4.0, "cardiac": 10.0}
+PADS = {
+    "phantom": 20.0,
+    "phantom-mr": 20.0,
+    "hippocampus": 4.0,
+    "hippocampus-t2": 4.0,
+    "cardiac": 10.0,
+    "abdomen": 20.0,
+}
+"""Millimetres added around B_0; the plans' own are for whole trunks."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ JUDGES: Mapping[str, Judge] = {
     "gates + cohort": Judge(_settings(null="cohort"), cohort=True),
     "cohort, no gates": Judge(_settings(null="cohort", gates=GateSettings(enabled=False)), cohort=True),
     "iid, as published": Judge(_settings(null="iid", order="published", correction="bh")),
+    "gates only": Judge(_settings(null="iid"), gates_alone=True),
     "gates + surrogate": Judge(_settings(null="surrogate-max")),
 }
 """The ways to judge, by name; level 0.10."""
@@ -69,7 +77,7 @@ def proposal(
     plan = RulesPlanner().plan(chosen.target, "unknown")
     how = settings or ProposalSettings()
     if how.pad is None:
-        how = replace(how, pad=_PAD[world])
+        how = replace(how, pad=PADS[world])
     if not regions:
         whole = Region.whole(case.scan.grid.shape)
         return propose(case.scan, segmenter, plan, box=whole, organ=None, settings=how)

@@ -78,6 +78,9 @@ def source_files(source: str, context: Context) -> tuple[str, ...]:
     """Files of a source relative to the folder of real images; none for phantoms and textures."""
     if source in SOURCES:
         return SOURCES[source]
+    if source == "abdomen":
+        return tuple(file for pair in SOURCES.values() for file in pair)
+    source = source.removesuffix("-t2")
     if source not in ("hippocampus", "cardiac"):
         return ()
     if context.data is None:

@@ -75,6 +75,8 @@ def inspect_scan(
         mask = LabelMap(canonical(labels.array, scan.grid)[0], grid, labels.names)
         found += inspect_mask(upright, mask, body, kind)
         if probabilities is not None:
-            channels = np.stack([canonical(channel, scan.grid)[0] for channel in probabilities.array])
+            upright_channels = [canonical(channel, scan.grid)[0] for channel in probabilities.array]
+            # One channel needs no copy.
+            channels = upright_channels[0][None] if len(upright_channels) == 1 else np.stack(upright_channels)
             found += inspect_probabilities(ProbabilityMap(channels, grid, probabilities.classes), mask)
     return tuple(sorted(found, key=lambda f: _ORDER.index(f.severity)))

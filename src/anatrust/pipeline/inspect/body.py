@@ -55,10 +55,12 @@ def find_body(scan: Scan) -> npt.NDArray[np.bool_] | None:
     bright = _filled(_largest(bright))
     if bright.mean() < 0.01:
         return None
-    for axis, length in enumerate(scan.array.shape):
-        if bright.shape[axis] != length:
-            bright = np.repeat(bright, step, axis=axis).take(range(length), axis=axis)
-    return bright
+    # Every thinned voxel stands for a block again; all axes at once, in one copy.
+    blocks = [1 if n == length else step for n, length in zip(bright.shape, scan.array.shape, strict=True)]
+    spread = bright.reshape([v for n in bright.shape for v in (n, 1)])
+    whole = np.broadcast_to(spread, [v for n, b in zip(bright.shape, blocks, strict=True) for v in (n, b)])
+    whole = whole.reshape([n * b for n, b in zip(bright.shape, blocks, strict=True)])
+    return np.asarray(whole[tuple(slice(0, length) for length in scan.array.shape)])
 
 
 def _largest(bright: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -142,7 +142,7 @@ def _front_and_back(scan: Scan, body: npt.NDArray[np.bool_] | None) -> list[Find
     if body is None or scan.modality != "CT" or scan.grid.ndim == 2 or not looks_like_hounsfield(scan.array):
         return []
     bone = (scan.array > _BONE_HU) & body
-    share = bone.sum() / body.sum()
+    share = np.count_nonzero(bone) / np.count_nonzero(body)
     if not 0.003 < share < 0.15:
         return []
     left, front = (np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis))) for axis in (0, 1))

@@ -62,7 +62,7 @@ def looks_like_hounsfield(array: npt.NDArray[Any]) -> bool:
     >>> looks_like_hounsfield(np.array([0.0, 24.0, 934.0, 1064.0, 1084.0, 1724.0]))
     False
     """
-    return _soft_share(np.asarray(array, dtype=np.float32).ravel()) >= 1 / 3 and bool(np.min(array) < -200)
+    return _soft_share(_Values.of(np.asarray(array)).sample) >= 1 / 3 and bool(np.min(array) < -200)
 
 
 def _soft_share(values: npt.NDArray[np.float32], offset: float = 0.0) -> float:

@@ -41,8 +41,7 @@ def inspect_probability_values(array: npt.NDArray[Any], *, exclusive: bool = Fal
                 "Leave -p away, or export the segmenter's real probabilities.",
             )
         ]
-    soft = int(((array > 1e-3) & (array < 1 - 1e-3)).sum())
-    if soft == 0:
+    if not ((array > 1e-3) & (array < 1 - 1e-3)).any():
         return [
             Finding(
                 "warning",
@@ -74,7 +73,9 @@ def inspect_probabilities(probabilities: ProbabilityMap, labels: LabelMap) -> li
     if found or not inside.any() or inside.all():
         return found
     foreground = probabilities.foreground
-    mean_in, mean_out = float(foreground[inside].mean()), float(foreground[~inside].mean())
+    count, total = int(np.count_nonzero(inside)), float(foreground.sum(dtype=np.float64))
+    sum_in = float(foreground[inside].sum(dtype=np.float64))
+    mean_in, mean_out = sum_in / count, (total - sum_in) / (inside.size - count)
     if mean_in <= mean_out:
         return [
             Finding(
@@ -95,7 +96,7 @@ def inspect_probabilities(probabilities: ProbabilityMap, labels: LabelMap) -> li
             )
         ]
     soft = (foreground > 0.01) & (foreground < 0.99)
-    share = float(soft.sum() / inside.sum())
+    share = float(np.count_nonzero(soft) / count)
     if share < 0.02:
         return [
             Finding(
