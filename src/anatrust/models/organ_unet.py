@@ -53,7 +53,6 @@ ORGAN_CLASSES = (
 
 _SPACING = 10.0
 _SMALLEST = 3  # voxels of 10 mm along each axis: thinner scans show no organ
-_ZOOM = 1.12  # of the second look, whose agreement with the first is an anchor's quality
 _SPECK = 0.2
 _FOLDER = "organ_unet_weights"
 
@@ -102,9 +101,6 @@ def organ_card() -> OrganCard:
 class OrganModel:
     """A U-Net over the trunk at 10 mm, trained on made-up images of real and phantom anatomy (SynthSeg).
 
-    It learnt upright patients whose liver is on the right. Headers that take left for right exist, so
-    the mirror image is looked at as well, and the side on which the network is surer is believed.
-
     Parameters
     ----------
     network
@@ -141,42 +137,32 @@ class OrganModel:
         return cls(UNet.load(folder), device=device)
 
     def views(self, scan: Scan) -> tuple[ProbabilityMap, ProbabilityMap]:
-        """What the network says at a first look and at a second one, with voxels a little larger.
+        """What the network says of the scan and of its mirror image, both on one grid of 10 mm.
 
-        Both lie on one grid of 10 mm; where the network is surer of the mirror image, both are of that,
-        mirrored back. Memory is that of the 10 mm grid: some 50 MB for a whole trunk. Cost: the network
-        three times.
+        Memory is that of the 10 mm grid: some 50 MB for a whole trunk.
 
         Raises
         ------
         InputError
-            If the scan is no volume, has no spacing in mm, or is thinner than 30 mm.
+            If the scan is no volume, has no spacing in mm, or is thinner than 110 mm.
         """
-        if scan.grid.ndim != 3 or not scan.grid.spacing_known:
-            raise InputError("organs are found in volumes with a spacing in mm: give one, or an anatomy")
-        coarse = _coarse(scan, _SPACING)
-        if min(coarse.grid.shape) < _SMALLEST:
-            raise InputError(f"the scan is thinner than {_SMALLEST * _SPACING:g} mm: no organ can be found in it")
-        looks = [self._look(coarse, mirrored=mirrored) for mirrored in (False, True)]
-        # In doubt the header is right.
-        mirrored = _certainty(looks[1]) > _certainty(looks[0])
-        wide = _coarse(scan, _SPACING * _ZOOM)
-        second = looks[mirrored]
-        if min(wide.grid.shape) >= 2:
-            second = self._look(wide, mirrored=mirrored)
-            second = np.clip(resample_probabilities(_classes(second, wide.grid), coarse.grid).array, 0, 1)
-        return _classes(looks[mirrored], coarse.grid), _classes(second, coarse.grid)
-
-    def _look(self, coarse: Scan, *, mirrored: bool) -> Floats:
-        """Class shares of a coarse scan or of its mirror image, turned back."""
         import torch
 
+        if scan.grid.ndim != 3 or not scan.grid.spacing_known:
+            raise InputError("organs are found in volumes with a spacing in mm: give one, or an anatomy")
+        coarse = _coarse(scan)
+        if min(coarse.grid.shape) < _SMALLEST:
+            raise InputError(f"the scan is thinner than {_SMALLEST * _SPACING:g} mm: no organ can be found in it")
         image = even_intensities(coarse.array)
-        seen = np.ascontiguousarray(image[::-1] if mirrored else image)
+        found = []
         with torch.no_grad():
-            logits = self.network(torch.from_numpy(seen)[None, None].to(self.device))
-            shares = logits.float().softmax(1)[0].cpu().numpy()
-        return np.asarray(shares[:, ::-1] if mirrored else shares, dtype=np.float32)
+            for mirrored in (False, True):
+                seen = np.ascontiguousarray(image[::-1] if mirrored else image)
+                logits = self.network(torch.from_numpy(seen)[None, None].to(self.device))
+                shares = logits.float().softmax(1)[0].cpu().numpy()
+                found.append(shares[:, ::-1] if mirrored else shares)
+        one, other = (ProbabilityMap(np.ascontiguousarray(np.clip(f, 0, 1)), coarse.grid, ORGAN_CLASSES) for f in found)
+        return one, other
 
     def organs(self, scan: Scan) -> LabelMap:
         """Every class where it is the most probable one, on the scan's grid; kidneys as one, specks dropped.
@@ -187,16 +173,6 @@ class OrganModel:
         """
         one, other = self.views(scan)
         return label_organs(replace(one, array=(one.array + other.array) / 2), scan.grid)
-
-
-def _classes(shares: Floats, grid: Grid) -> ProbabilityMap:
-    return ProbabilityMap(np.ascontiguousarray(np.clip(shares, 0, 1)), grid, ORGAN_CLASSES)
-
-
-def _certainty(shares: Floats) -> float:
-    """Mean share of the winning class over the voxels where an organ wins; 0 where none does."""
-    inside = shares.argmax(axis=0) > 0
-    return float(shares.max(axis=0)[inside].mean()) if inside.any() else 0.0
 
 
 def label_organs(shares: ProbabilityMap, grid: Grid) -> LabelMap:
@@ -233,15 +209,15 @@ def _specks(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(small[numbered])
 
 
-def _coarse(scan: Scan, spacing: float) -> Scan:
-    """The scan in canonical order on a grid of ``spacing`` mm, smoothed first where voxels are much finer."""
+def _coarse(scan: Scan) -> Scan:
+    """The scan in canonical order on a grid of 10 mm, smoothed first where voxels are much finer."""
     from scipy import ndimage
 
     array, grid = canonical(scan.array, scan.grid)
     # Half the new voxel, as a camera's pixel would average; nothing where voxels are as coarse already.
-    blur = [max(0.0, 0.35 * (spacing / step - 1)) for step in grid.spacing]
+    blur = [max(0.0, 0.35 * (_SPACING / step - 1)) for step in grid.spacing]
     smooth = ndimage.gaussian_filter(array.astype(np.float32), blur, mode="nearest", truncate=3)
-    shape = tuple(max(1, round(n * s / spacing)) for n, s in zip(grid.shape, grid.spacing, strict=True))
+    shape = tuple(max(1, round(n * s / _SPACING)) for n, s in zip(grid.shape, grid.spacing, strict=True))
     factor = np.array(grid.shape) / np.array(shape)
     change = np.diag([*factor, 1.0])
     change[:3, 3] = (factor - 1) / 2

@@ -32,7 +32,7 @@ class OrganRecipe:
     training goes on as if nothing had happened (to rounding, which threads and machines change).
     """
 
-    steps: int = 1600
+    steps: int = 1000
     rate: float = 3e-3
     widths: tuple[int, ...] = (16, 32, 64, 128)
     average: float = 0.995

@@ -39,8 +39,6 @@ PATIENTS = {
 """Image, labels and label table of the four patients; ``ct_small`` shows the patient of ``ct3mm`` again."""
 
 _STEP = 3.0
-# Organs of phantoms that teach vary more than those of the demo's phantoms.
-_VARIETY = 2.5
 # Structures that a table does not have although the body shows them.
 _UNKNOWN = {"amos": ("lungs", "spine")}
 
@@ -108,11 +106,11 @@ def phantom_case(seed: int) -> AnatomyCase:
     axes = [((np.arange(n) - (n - 1) / 2) * step).astype(np.float32) for n in shape]
     axes[2] = axes[2] - np.float32(30)
     places = np.meshgrid(*axes, indexing="ij")
-    bends = warp_fields(shape, (5, 5, 5), 10.0, streams[0])
+    bends = warp_fields(shape, (5, 5, 5), 7.0, streams[0])
     x, y, z = (p + b for p, b in zip(places, bends, strict=True))
     texture = texture_field(shape, 7.0, streams[1], kind="exponential", spacing=(step,) * 3).astype(np.float32)
     painter = Painter((x, y, z), step=step, texture=texture)
-    draw_abdomen(painter, streams[2], variety=_VARIETY)
+    draw_abdomen(painter, streams[2])
     labels, names = painter.labels.astype(np.uint16), dict(painter.names)
     _lungs_and_bladder(painter, labels, names, streams[3])
     return _case(f"phantom-{seed}", painter.image, labels, names, (step,) * 3, ())
@@ -125,13 +123,13 @@ def _lungs_and_bladder(
     x, y, z = painter.coordinates
     bony = np.isin(labels, [n for n, name in names.items() if not name.startswith(("rib", "autochthon"))])
     for side, number in ((1, 300), (-1, 301)):
-        centre, radii = rng.normal((side * 78, -8, 125), 8), np.array([62, 88, 105]) * np.exp(rng.normal(0, 0.12, 3))
+        centre, radii = rng.normal((side * 78, -8, 125), 5), np.array([62, 88, 105]) * np.exp(rng.normal(0, 0.08, 3))
         q = [(v - c) / r for v, c, r in zip((x, y, z), centre, radii, strict=True)]
         inside = (sum(v**2 for v in q) < 1) & ~bony & (painter.image > -300) & (painter.image < 200)
         labels[inside] = number
         painter.image[inside] = -820 + 40 * painter.texture[inside]
         names[number] = "lung_right" if side > 0 else "lung_left"
-    centre, radii = rng.normal((0, 12, -165), 10), np.array([36, 32, 28]) * np.exp(rng.normal(0, 0.3, 3))
+    centre, radii = rng.normal((0, 12, -165), 6), np.array([36, 32, 28]) * np.exp(rng.normal(0, 0.25, 3))
     q = [(v - c) / r for v, c, r in zip((x, y, z), centre, radii, strict=True)]
     inside = sum(v**2 for v in q) < 1
     labels[inside], names[302] = 302, "urinary_bladder"

@@ -114,22 +114,21 @@ def _tube(p: tuple[Floats, Floats, Floats], path: npt.NDArray[np.float64], radii
 class _Draw:
     """Random numbers of one anatomy: sizes, places and enhancement vary from patient to patient."""
 
-    def __init__(self, rng: np.random.Generator, variety: float = 1.0) -> None:
-        self.rng, self.variety = rng, variety
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
 
     def size(self, *radii: float, spread: float = 0.07) -> npt.NDArray[np.float64]:
-        spread *= self.variety
         common = float(np.exp(self.rng.normal(0, spread)))
         return np.asarray(radii) * common * np.exp(self.rng.normal(0, spread / 2, len(radii)))
 
     def place(self, *centre: float, spread: float = 3.0) -> npt.NDArray[np.float64]:
-        return np.asarray(centre) + self.rng.normal(0, spread * self.variety, len(centre))
+        return np.asarray(centre) + self.rng.normal(0, spread, len(centre))
 
     def level(self, value: float, spread: float = 6.0) -> float:
-        return float(value + self.rng.normal(0, spread * self.variety))
+        return float(value + self.rng.normal(0, spread))
 
 
-def draw_abdomen(painter: Painter, rng: np.random.Generator, *, ribs: bool = True, variety: float = 1.0) -> None:
+def draw_abdomen(painter: Painter, rng: np.random.Generator, *, ribs: bool = True) -> None:
     """Paint a randomised upper abdomen in portal-venous phase (levels in HU, see the source).
 
     Parameters
@@ -140,10 +139,8 @@ def draw_abdomen(painter: Painter, rng: np.random.Generator, *, ribs: bool = Tru
         Draws sizes (about 7 % spread), places (3 mm) and enhancement (6 HU).
     ribs
         Whether to draw ribs in the body wall.
-    variety
-        Factor on all these spreads: patients of very different build are drawn with 2 or 3.
     """
-    draw = _Draw(rng, variety)
+    draw = _Draw(rng)
     everywhere: Box = (slice(None),) * 3
     x, y, _ = painter.coordinates
     half = draw.size(163, 112, spread=0.03)

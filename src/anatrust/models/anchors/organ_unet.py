@@ -47,8 +47,8 @@ class OrganUNetAnchors:
     """The embedded organ model as a provider of anchors.
 
     Only organs are offered that reached a mean Dice of 0.7 on patients never used in training. The card
-    says which; of the others the chain asks the next provider. Where the network sees another organ when
-    it looks a second time, through voxels a little larger, the anchor is unreliable.
+    says which: as yet none, so that the chain goes on; a better network needs only its weights and card.
+    Where the network sees another organ in the mirrored image, the anchor is unreliable.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class OrganUNetAnchors:
         The network and what is known of it; by default those in the package, loaded when an organ
         that is offered is asked for.
     least_agreement
-        Dice between the two looks below which an anchor is unreliable.
+        Dice between the scan and its mirror image below which an anchor is unreliable.
 
     Raises
     ------
@@ -95,7 +95,7 @@ class OrganUNetAnchors:
         return f"organ-unet(sha256={digest[:16]},agreement={self.least_agreement:g})"
 
     def find(self, scan: Scan, structures: Sequence[str]) -> tuple[Anchor, ...]:
-        """One anchor for each structure; cost: the network three times over 10 mm voxels, once a scan.
+        """One anchor for each structure; cost: the network twice over 10 mm voxels, once a scan.
 
         Nothing is found in images, and in volumes without spacing or thinner than 30 mm.
         """
@@ -134,7 +134,7 @@ class OrganUNetAnchors:
             return Anchor.missing(structure, self.name, "the embedded model does not see it")
         mask, quality = Mask(np.asarray(array), scan.grid, structure), agree[number]
         if quality < self.least_agreement:
-            reason = f"two looks at other voxel sizes agree only to a Dice of {quality:.2f}"
+            reason = f"scan and mirror image agree only to a Dice of {quality:.2f}"
             return Anchor(structure, mask, self.name, "unreliable", quality, (reason,))
         return Anchor(structure, mask, self.name, "ok", quality)
 
