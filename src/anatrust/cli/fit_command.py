@@ -109,13 +109,15 @@ def fit_command(
     outer sets, and bounds of Dice, HD95, volume and diameter; with a mask of lesions also the
     thresholds of the gates. Rows that say outlier = false or true, with a mask, give screening. Also
     patient, anatomy, group. A run that was killed goes on where it stopped: finished scans are kept
-    in FILE.rows until the profile is written.
+    in FILE.rows until the profile is written. Where sets were fitted FILE.html shows them: the score
+    that was chosen, calibration curves and sizes.
     """
     from anatrust.models.encoders import EncoderChoice
     from anatrust.pipeline.case import content_hash
     from anatrust.pipeline.cohort import Cohort
     from anatrust.pipeline.fit import fit
     from anatrust.pipeline.outputs import replace_json, run_record
+    from anatrust.report.fit_page import write_fit_page
 
     measured = _measured(screen_with, crop_mode, crop_edge)
 
@@ -157,6 +159,9 @@ def fit_command(
             warn=warn,
         )
     profile.save(out)
+    written = [out]
+    if profile.sets is not None:
+        written.append(write_fit_page(out.with_name(out.name + ".html"), profile))
     section = profile.rejection
     record = run_record(
         command="fit",
@@ -183,7 +188,7 @@ def fit_command(
         inputs={"cohort": {"name": cohort.name, "sha256": content_hash(cohort), "contents": profile.cohort_hash}},
         seed=seed,
         timings={"fit": time.perf_counter() - begin},
-        outputs=[out],
+        outputs=written,
     )
     replace_json(out.with_name(out.name + ".run.json"), record)
     shutil.rmtree(rows, ignore_errors=True)

@@ -81,6 +81,14 @@ class SetCalibration:
     patients: int
     empty: int
 
+    @property
+    def promises(self) -> dict[str, str]:
+        """What is promised of the ``"outer"`` and the ``"inner"`` set, in words."""
+        return {
+            "outer": _told(self.outer.sentence, "missed", "be missed"),
+            "inner": _told(self.inner.sentence, "invented", "get"),
+        }
+
     def predict(
         self, probabilities: npt.ArrayLike, image: npt.ArrayLike, grid: Grid, features: Features | None = None
     ) -> PredictionSet:
@@ -104,10 +112,7 @@ class SetCalibration:
             Mask(inner, grid, name=f"{self.structure} inner"),
             Mask(outer, grid, name=f"{self.structure} outer"),
             self.outer.alpha,
-            (
-                f"outer set of {self.structure}: {_told(self.outer.sentence, 'missed', 'be missed')}",
-                f"inner set of {self.structure}: {_told(self.inner.sentence, 'invented', 'get')}",
-            ),
+            tuple(f"{side} set of {self.structure}: {text}" for side, text in self.promises.items()),
             (self.inner.feasible, self.outer.feasible),
         )
 

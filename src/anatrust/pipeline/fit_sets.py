@@ -25,6 +25,7 @@ from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key
 from anatrust.pipeline.patient_record import PatientRecord, read_record, record_patient
 from anatrust.pipeline.plan import learning_patients
 from anatrust.pipeline.screening import ScreeningSection, scan_abnormality
+from anatrust.pipeline.set_curves import SetCurves
 from anatrust.pipeline.sets import SetsSection
 from anatrust.statistics.loss_curves import EMPTY_SET, LossCurve, total_loss
 from anatrust.statistics.risk_control import (
@@ -186,6 +187,7 @@ def fit_sets(
         options.encoder,
         groups,
         split,
+        run.curves(records),
     )
     bounds, more = run.bound(learnt, run.unscreened(calibrating, records), thresholds, given_masks)
     keys = tuple(rows_key([row], []) for row in rows)
@@ -380,6 +382,15 @@ class _Run:
         words = f"{made.outer.sentence}; share of lesions hardly touched: {lesions.sentence}"
         feasible = made.outer.feasible and lesions.feasible
         return replace(made, outer=replace(made.outer, threshold=safer, feasible=feasible, sentence=words))
+
+    def curves(self, records: Sequence[PatientRecord]) -> tuple[SetCurves | None, ...]:
+        """How the errors of each structure depend on the threshold."""
+        made = []
+        for label in self.labels:
+            known = [one.structures[label] for one in records if label in one.structures]
+            outer, inner = ([c for s in known if (c := getattr(s, side)) is not None] for side in ("outer", "inner"))
+            made.append(SetCurves.of(outer, inner))
+        return tuple(made)
 
     def _threshold(self, curves: Sequence[LossCurve], safe: Any) -> RiskThreshold:
         if self.options.assurance is None:

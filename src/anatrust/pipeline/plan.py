@@ -185,10 +185,8 @@ def plan(alpha: float, cohort: Cohort | None = None, *, assurance: float | None 
         fewest = assured_patients_needed(alpha, assurance)
         words = f"the same sets, assured with confidence {1 - assurance:g} over calibrations (more if any is missed)"
         needs.append(_need(words, "patients with truth", fewest, labelled))
-    words = (
-        "elsewhere: a pass of 'anatrust verify' for one structure, errors twice as large told apart (more if any errs)"
-    )
-    needs.append(Need(words, "patients with truth there", acceptance_patients_needed(alpha)))
+    words = "that 'anatrust verify' can pass them elsewhere, one structure"
+    needs.append(Need(words, "patients there, more if any errs", acceptance_patients_needed(alpha)))
     return tuple(needs)
 
 

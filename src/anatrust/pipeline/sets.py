@@ -17,6 +17,7 @@ from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.models.descriptors import LocalDescriptors
 from anatrust.models.encoders import EncoderChoice, PatchEncoder, make_encoder
 from anatrust.models.protocols import Encoder
+from anatrust.pipeline.set_curves import SetCurves
 
 __all__ = [
     "DescribedScan",
@@ -56,6 +57,8 @@ class SetsSection:
         promise then holds within the group. None for a structure the group has too few patients with.
     split
         How many patients served what, in all and by group.
+    curves
+        How errors and sizes depend on the threshold, in the same order; empty in profiles of older versions.
     """
 
     calibrations: tuple[SetCalibration, ...]
@@ -68,6 +71,7 @@ class SetsSection:
     choice: EncoderChoice = field(default_factory=EncoderChoice)
     groups: Mapping[str, tuple[SetCalibration | None, ...]] = field(default_factory=dict)
     split: Mapping[str, Any] = field(default_factory=dict)
+    curves: tuple[SetCurves | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.calibrations) == len(self.labels) == len(self.tunings):
@@ -119,6 +123,7 @@ class SetsSection:
             "choice": self.choice.to_json(),
             "groups": {name: [None if c is None else c.to_json() for c in own] for name, own in self.groups.items()},
             "split": dict(self.split),
+            "curves": [None if one is None else one.to_json() for one in self.curves],
         }
 
     @classmethod
@@ -138,6 +143,7 @@ class SetsSection:
                 for name, own in plain.get("groups", {}).items()
             },
             dict(plain.get("split", {})),
+            tuple(None if one is None else SetCurves.from_json(one) for one in plain.get("curves", ())),
         )
 
 
