@@ -245,8 +245,8 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     rows, mix, others = [], [], []
     for key, found in sorted(result["cells"].items()):
         where = key.rsplit("/", 1)[0]
-        for kind, structures in found["shifts"].items():
-            for structure, row in structures.items():
+        for kind in (k for k in _SHIFTS if k in found["shifts"]):
+            for structure, row in found["shifts"][kind].items():
                 w = row.get("weighted")
                 own = ["–", "–", "–"]
                 if w:
@@ -276,14 +276,17 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
 def _figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
     panels = []
     for key, found in sorted(result["cells"].items()):
-        structures = list(found["shifts"]["none"])
-        lines = {
-            s: {"x": list(range(len(found["shifts"]))), "y": [own[s]["mean"] for own in found["shifts"].values()]}
-            for s in structures
-        }
-        panels.append({"title": key.rsplit("/", 1)[0], "lines": lines})
-    label = ", ".join(_SHIFTS)
-    return {"scans": {"panels": panels, "xlabel": label, "ylabel": "mean missed share", "level": _ALPHA, "columns": 2}}
+        kinds = [kind for kind in _SHIFTS if kind in found["shifts"]]  # a JSON's keys are sorted
+        bars = {}
+        for structure in found["shifts"]["none"]:
+            rows = [found["shifts"][kind][structure] for kind in kinds]
+            bars[structure] = {
+                "y": kinds,
+                "x": [row["mean"] for row in rows],
+                "error": [[row["mean"] - 2 * row["se"], row["mean"] + 2 * row["se"]] for row in rows],
+            }
+        panels.append({"title": key.rsplit("/", 1)[0], "bars": bars})
+    return {"scans": {"panels": panels, "xlabel": f"mean missed share (promised: {_ALPHA:g})", "ylabel": ""}}
 
 
 STUDY = Study(
