@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from anatrust.conformal.recipe import ScoreRecipe
+from anatrust.conformal.tuning import choose_recipe
 from anatrust.errors import InputError
 from anatrust.image import read_mask, read_probabilities, read_scan, write_probabilities, write_scan
 from anatrust.image.grid import Grid
+from anatrust.image.region import Region
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.image.write import write_mask
+from anatrust.models.descriptors import LocalDescriptors
 from anatrust.pipeline.assess import assess
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
 from anatrust.pipeline.fit_sets import SetOptions, fit_sets
+from anatrust.pipeline.labelled import LabelledImage, labelled_case, region_of
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.sets import SetsSection, predict_sets
 
@@ -117,6 +122,36 @@ def test_a_killed_fit_goes_on_and_ends_the_same(folder: Path, tmp_path: Path) ->
     assert whole is not None
     assert resumed is not None
     assert resumed.to_json() == whole.to_json()
+
+
+def test_scores_are_compared_where_the_structure_may_be(tmp_path: Path) -> None:
+    """A small structure in a large scan: its box and 20 mm around it are as good to choose a score in as the whole."""
+    grid = Grid((70, 60, 20), np.diag([1.5, 1.5, 3.0, 1.0]))
+    rng = np.random.default_rng(3)
+    truth = np.zeros(grid.shape, np.uint8)
+    truth[30:38, 28:35, 9:13] = 1
+    image = Scan((100 + 30 * truth + rng.normal(0, 5, grid.shape)).astype(np.float32), grid)
+    noise = gaussian_filter(rng.normal(size=grid.shape), 1)
+    near = gaussian_filter(truth.astype(float), 1.5)
+    soft = np.where(near > 0.01, np.clip(near + 0.5 * noise, 0, 1), 0).astype(np.float32)
+    one = LabelledImage(image, {1: soft}, {1: soft > 0.5}, LabelMap(truth, grid))
+    region = region_of(one, 1)
+    reached = np.argwhere((soft >= 0.001) | (truth == 1))
+    for axis, pad in enumerate((14, 14, 7)):
+        assert region.start[axis] == max(0, reached[:, axis].min() - pad)
+        assert region.stop[axis] == min(grid.shape[axis], reached[:, axis].max() + 1 + pad)
+    assert np.prod(region.shape) < 0.6 * truth.size
+    cut, whole = (labelled_case("p", one, 1, LocalDescriptors(), box) for box in (region, Region.whole(grid.shape)))
+    np.testing.assert_allclose(cut.grid.to_world((0, 0, 0)), grid.to_world(region.start))
+    assert cut.probabilities.base is None
+    assert cut.features is not None
+    assert cut.features().shape[:3] == region.shape
+    recipes = [ScoreRecipe("probability"), ScoreRecipe("gaussian"), ScoreRecipe("lattice", core=0.5)]
+    rows = [choose_recipe([case], recipes, 0.1, 50).rows for case in (cut, whole)]
+    for small, large in zip(*rows, strict=True):
+        assert (small.assd, small.hd95) == pytest.approx((large.assd, large.hd95), rel=0.02)
+    empty = LabelledImage(image, {1: 0 * soft}, {}, LabelMap(0 * truth, grid))
+    assert region_of(empty, 1) == Region.whole(grid.shape)
 
 
 def test_few_patients_calibrate_the_plain_score_and_say_so(folder: Path) -> None:

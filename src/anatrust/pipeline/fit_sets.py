@@ -240,12 +240,13 @@ class _Run:
 
     def _tuned(self, label: int, name: str, chosen: Sequence[str], calibration_patients: int) -> Tuning:
         rows = [row for patient in chosen for row in self.patients[patient]]
-        choices = ["tuning", label, self.reader.graded, self.options.alpha, calibration_patients, self.encoder.identity]
+        recipes = candidate_recipes(features=True, hard=self.reader.graded)
+        choices = ["tuning", label, self.options.alpha, calibration_patients, self.encoder.identity]
+        choices += [recipe.label for recipe in recipes]
         file = None if self.cache is None else self.cache / f"{rows_key(rows, choices)}.json"
         if file is not None and file.is_file():
             return Tuning.from_json(json.loads(file.read_text(encoding="utf-8")))
         cases = [case for patient in chosen for case in self.reader.cases(self.patients[patient], label, self.encoder)]
-        recipes = candidate_recipes(features=True, hard=self.reader.graded)
         if not any(case.truth.any() for case in cases):
             return Tuning(recipes[0], (), 0.0, 0, ("no tuning patient has this structure",))
 
