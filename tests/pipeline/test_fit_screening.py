@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -222,7 +223,9 @@ def test_drift_is_seen_over_time_and_the_monitor_goes_on(folder: Path, tmp_path:
     assert run(["screen", good, "-o", str(tmp_path / "d.csv"), *base, *monitor]) == 2
 
 
-def test_few_patients_fit_and_calibrate_on_all_of_them(folder: Path, tmp_path: Path) -> None:
+def test_few_patients_fit_and_calibrate_on_all_of_them(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Nine usual patients cannot be split for a rate of 0.1; left out in turn they can, at a price that is said."""
     few = [*usual(9), *({"n": n, "outlier": "true"} for n in range(50, 60))]
     split = fit_screening(Cohort.read(table(folder, few)), flag_rate=0.1, description=make_description(crops=SMALL))
@@ -230,6 +233,12 @@ def test_few_patients_fit_and_calibrate_on_all_of_them(folder: Path, tmp_path: P
     file = table(folder, few, "few.csv")
     command = ["fit", str(file), "-o", str(tmp_path / "p.profile"), "--flag-rate", "0.1", "--crop-edge", "32", "-q"]
     assert run([*command, "--cross-conformal"]) == 0
+    assert run(["info", str(tmp_path / "p.profile")]) == 0
+    assert "9 patients fitted on, the same calibrated on" in capsys.readouterr().out
+    one = ["-i", str(folder / "55-scan.nii.gz"), "-m", str(folder / "55-mask.nii.gz")]
+    assert run(["assess", *one, "--profile", str(tmp_path / "p.profile"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert any("at most 0.2 are called strange" in statement["text"] for statement in said["statements"])
     profile = Profile.load(tmp_path / "p.profile")
     assert profile.screening is not None
     screener = profile.screening.screener
@@ -242,7 +251,9 @@ def test_few_patients_fit_and_calibrate_on_all_of_them(folder: Path, tmp_path: P
         fit_screening(Cohort.read(file), cross_conformal=True, by_group=True)
 
 
-def test_a_histogram_stands_beside_other_features(folder: Path, tmp_path: Path) -> None:
+def test_a_histogram_stands_beside_other_features(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = table(folder, usual(30))
     command = ["fit", str(file), "-o", str(tmp_path / "p.profile"), "--flag-rate", "0.1", "--crop-edge", "32", "-q"]
     assert run([*command, "--screen-with", "descriptors+histogram"]) == 0
@@ -253,6 +264,14 @@ def test_a_histogram_stands_beside_other_features(folder: Path, tmp_path: Path) 
     assert len(levels) > 2
     assert any("descriptors and histogram" in line for line in profile.describe())
     assert verdict_of(profile, folder, 47) == "strange"
+    labelled = [{"n": n, "outlier": str(n >= 45).lower(), "group": "AB"[n % 2]} for n in range(30, 60)]
+    asked = ["screen", str(table(folder, labelled, "asked.csv")), "--profile", str(tmp_path / "p.profile")]
+    assert run([*asked, "-o", str(tmp_path / "s.csv"), "--detection", str(tmp_path / "d.json")]) == 0
+    assert "scans with a prediction: AUROC" in capsys.readouterr().out
+    told = json.loads((tmp_path / "d.json").read_text())
+    assert told["scored"]["auroc"][0] > 0.9
+    assert set(told["false_flags"]) == {"all", "group = A", "group = B"}
+    assert run([*asked, "-o", str(tmp_path / "s.csv"), "--detection", "d.json", "--by", "scanner"]) == 2
     alone, both = make_description("descriptors", SMALL), make_description("descriptors+histogram", SMALL)
     row = Cohort.read(file).rows[0]
     one, two = row_features(row, alone), row_features(row, both)

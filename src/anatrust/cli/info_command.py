@@ -8,7 +8,8 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -38,8 +39,20 @@ _PACKAGES = (
 )
 
 
-def info_command(json: Json = False, verbose: Verbose = False) -> int:  # noqa: ARG001
-    """Show versions, the backends that are installed or not, and known trouble."""
+def info_command(
+    profile: Annotated[
+        Path | None, typer.Argument(metavar="[PROFILE]", help="Say what this profile learnt and promises instead.")
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> int:
+    """Show versions, the backends that are installed or not, and known trouble; or what a profile holds."""
+    if profile is not None:
+        from anatrust.pipeline.profile import Profile
+
+        lines = Profile.load(profile).describe()
+        typer.echo(json_module.dumps(lines, indent=2) if json else "\n".join(lines))
+        return 0
     facts = _facts()
     if json:
         typer.echo(json_module.dumps(facts, indent=2))

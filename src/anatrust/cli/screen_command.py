@@ -6,7 +6,7 @@ import csv
 import json as json_module
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,6 +56,14 @@ def screen_command(
     drift_level: Annotated[
         float, typer.Option(metavar="A", help="Chance of a false drift alarm over the whole future.")
     ] = 0.01,
+    detection: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON of how well rows with outlier = true and false were told apart."),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(metavar="COLUMNS", help="Columns, with commas, by which wrongly flagged patients are counted."),
+    ] = "group",
     modality: Modality = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -75,7 +83,8 @@ def screen_command(
     if cohort is not None:
         if scan is not None or mask is not None or out is None or group is not None:
             raise InputError("a table is screened with -o FILE.csv, and without -i, -m and --group")
-        return _table(cohort, section, modality, out, quiet, drift, monitor, drift_level)
+        told = [name.strip() for name in by.split(",") if name.strip()]
+        return _table(cohort, section, modality, out, quiet, drift, monitor, drift_level, detection, told)
     if scan is None or mask is None:
         raise InputError("give one scan with -i and its mask with -m, or a table with -o")
     if drift is not None or monitor is not None:
@@ -124,9 +133,13 @@ def _table(
     drift: str | None,
     monitor: Path | None,
     level: float,
+    detection: Path | None,
+    by: list[str],
 ) -> int:
     from anatrust.image.atomic import replacing
     from anatrust.pipeline.cohort import Cohort
+    from anatrust.pipeline.detection import check_labelled, detection_summary
+    from anatrust.pipeline.outputs import replace_json
     from anatrust.pipeline.screen_cohort import Drift, by_date, screen_cohort
 
     if monitor is not None and drift is None:
@@ -134,12 +147,15 @@ def _table(
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: its folder does not exist")
     table = Cohort.read(cohort)
+    if detection is not None:
+        check_labelled(table.rows, by)
     watch = None
     if drift is not None:
         table, watch = by_date(table, drift), Drift(section, file=monitor, level=level)
     rows = out.with_name(out.name + ".rows")
     rows.mkdir(exist_ok=True)
     counts: dict[str, int] = {}
+    kept: list[ScreenedRow] = []
     with (
         progress_bar(quiet) as progress,
         replacing(out) as part,
@@ -149,6 +165,7 @@ def _table(
         writer.writerow(_COLUMNS if drift is None else (*_COLUMNS[:-1], *_DRIFT, _COLUMNS[-1]))
         found = screen_cohort(section, table, modality=modality, cache=rows, drift=watch, progress=progress)
         for screened in found:
+            kept.append(screened)
             counts[screened.verdict] = counts.get(screened.verdict, 0) + 1
             writer.writerow(_cells(screened, drift))
     if watch is not None:
@@ -163,7 +180,35 @@ def _table(
                 f"Drift: {words} (largest wealth {watch.monitor.largest:.3g}, alarm at {1 / level:.3g}; a false alarm"
                 f" ever has a chance of at most {level:g})"
             )
+    if detection is not None:
+        summary = detection_summary(section, kept, by=by)
+        replace_json(detection, summary)
+        if not quiet:
+            typer.echo("\n".join(_told(summary)))
     return 0
+
+
+def _told(summary: dict[str, Any]) -> list[str]:
+    """The summary in lines: AUROC both ways, and who was flagged wrongly."""
+    lines = []
+    for name, words in (
+        ("scored", "scans with a prediction"),
+        ("no_prediction_strange", "without one counted strange"),
+    ):
+        if (own := summary[name]) is not None:
+            value, low, high = own["auroc"]
+            lines.append(
+                f"  {words}: AUROC {value:.3f} ({low:.3f} to {high:.3f}), FPR95 {own['fpr95'][0]:.2f},"
+                f" {own['usual_patients']} usual and {own['strange_patients']} strange patients"
+            )
+    for name, own in summary["false_flags"].items():
+        if own["patients"]:
+            low, high = own["interval"]
+            share = f"{own['flagged']} of {own['patients']} usual patients flagged ({low:.2f} to {high:.2f})"
+            lines.append(f"  {name}: {share}")
+    if summary["fitted_on_and_left_out"]:
+        lines.append(f"  {summary['fitted_on_and_left_out']} scans of patients fitted on were left out")
+    return lines
 
 
 def _cells(screened: ScreenedRow, drift: str | None) -> list[str]:

@@ -131,6 +131,11 @@ class DetectionMetrics:
     n_outside: int
     confidence: float
 
+    @property
+    def rank_biserial(self) -> float:
+        """Effect size of Mann and Whitney's test, in [-1, 1]: 2 AUROC - 1."""
+        return 2 * self.auroc - 1
+
 
 def _panel(usual: FloatArray, strange: FloatArray) -> tuple[float, float, float, float]:
     return auroc(usual, strange), aupr(strange, usual), aupr(-usual, -strange), fpr_at_tpr(usual, strange)

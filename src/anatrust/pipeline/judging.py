@@ -209,11 +209,12 @@ def add_screening(judged: Judged, case: Case, profile: Profile) -> Judged:
     base = judged.verdict
     screening, explanation = screen_scan(section, case.scan, case.labels)
     usual = screening.verdict in ("usual", "strange")
+    promise = section.screener.promise
     text = (
-        f"Of usual scans, from patients like those calibrated on, at most {screening.flag_rate:g} are called strange, "
+        f"Of usual scans, from patients like those calibrated on, at most {promise:g} are called strange, "
         "on average over calibrations; how many strange scans are found is not promised."
     )
-    made = Statement(text, screening.flag_rate if usual else None, "exact" if usual else "none", "scan")
+    made = Statement(text, promise if usual else None, "exact" if usual else "none", "scan")
     decision, reasons = decide(base.findings, base.candidates, base.structures, base.sets, screening)
     verdict = replace(
         base, decision=decision, reasons=reasons, screening=screening, statements=(*base.statements, made)
