@@ -13,6 +13,7 @@ from anatrust.models.vision_language import VisionLanguageModel
 from anatrust.reference.pairs import draw_pairs
 from anatrust.studies.nano_anatomy import cohort
 from anatrust.studies.nano_model import build_language
+from anatrust.studies.nano_sight import teach_sight
 from anatrust.studies.nano_training import QUICK, SEEN, UNSEEN, ask, continued, questions, taught
 
 
@@ -66,3 +67,13 @@ def test_stages_go_on_and_are_not_run_twice(tmp_path: Path) -> None:
     assert json.loads((more / "curve.json").read_text())["points"][0]["step"] == 0
     answers = ask(VisionLanguageModel.load(more), questions(SEEN, 3, 0, QUICK, hidden=0.0))
     assert [set(a) >= {"right", "form", "shown", "organ", "patient"} for a in answers] == [True] * 3
+
+
+def test_sight_is_learnt_by_the_tower_alone(tmp_path: Path) -> None:
+    model = VisionLanguageModel.load(build_language(tmp_path, QUICK.size))
+    before = {name: p.clone() for name, p in model.model.named_parameters()}
+    losses = teach_sight(model, cohort(range(6), SEEN, size=48), 30, 0, batch=8)
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    moved = {name for name, p in model.model.named_parameters() if bool((p != before[name]).any())}
+    assert moved
+    assert all(".visual." in name for name in moved)

@@ -109,7 +109,7 @@ def draw_patient(
     Examples
     --------
     >>> picture = draw_patient(3)
-    >>> len(picture.present), draw_patient(3, "ultrasound").labels.sum() == picture.labels.sum()
+    >>> len(picture.present), bool((draw_patient(3, "ultrasound").labels == picture.labels).all())
     (12, True)
     """
     if look not in LOOKS or event not in EVENTS or size < 32:

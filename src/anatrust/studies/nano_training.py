@@ -18,6 +18,7 @@ from anatrust.reference.pairs import LabelledPicture, Pair, Sample, draw_pairs, 
 from anatrust.reference.prompts import read_name
 from anatrust.studies.nano_anatomy import Look, cohort
 from anatrust.studies.nano_model import NanoSize, build_language
+from anatrust.studies.nano_sight import teach_sight
 
 if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its names alone
     from anatrust.models.vision_language import VisionLanguageModel
@@ -60,6 +61,8 @@ class Plan:
         Of the language model.
     patients
         Trained on.
+    sight
+        Steps in which the vision tower alone learns to see.
     samples, epochs, batch, rate
         Of supervised training.
     hidden
@@ -74,21 +77,22 @@ class Plan:
 
     size: NanoSize = field(default_factory=NanoSize)
     patients: int = 600
-    samples: int = 6800
+    sight: int = 600
+    samples: int = 3200
     epochs: int = 4
     batch: int = 16
-    rate: float = 1.5e-3
+    rate: float = 2e-3
     hidden: float = 0.6
-    steps: int = 60
+    steps: int = 40
     generations: int = 8
     group: int = 8
-    reward_rate: float = 1e-4
-    tested: int = 300
-    curve: int = 300
+    reward_rate: float = 2e-4
+    tested: int = 200
+    curve: int = 200
 
 
 PLAN = Plan()
-QUICK = Plan(NanoSize(48, 12, 32, 1, 2, 32, 1), 12, 24, 1, 8, 1e-3, 0.5, 1, 2, 2, 1e-4, 4, 2)
+QUICK = Plan(NanoSize(48, 12, 32, 1, 2, 32, 1), 12, 2, 24, 1, 8, 1e-3, 0.5, 1, 2, 2, 1e-4, 4, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,10 +198,14 @@ def ask(model: VisionLanguageModel, asked: Sequence[Asked], batch: int = 64) -> 
 
 
 def taught(folder: Path, plan: Plan, seed: int) -> tuple[Path, dict[str, Any]]:
-    """Supervised training from nothing; returns the model's folder and its learning curve."""
+    """Supervised training from a model that sees and cannot speak; its folder and its learning curve."""
     start = folder / f"start-{seed}"
-    if not (start / "model.safetensors").is_file():
-        build_language(start, plan.size, seed)
+    if not (start / "sight.json").is_file():
+        begin = time.process_time()
+        model = _loaded(build_language(start, plan.size, seed))
+        losses = teach_sight(model, _patients(plan), plan.sight, seed)
+        model.model.save_pretrained(start)
+        replace_json(start / "sight.json", {"losses": losses, "seconds": time.process_time() - begin})
     return _supervised(folder / f"sft-{seed}", start, plan, seed, plan.samples, plan.epochs, plan.rate)
 
 

@@ -24,6 +24,7 @@ _NEEDS = (
     "anatrust.studies.rau_bank",
     "anatrust.studies.nano_anatomy",
     "anatrust.studies.nano_model",
+    "anatrust.studies.nano_sight",
     "anatrust.studies.nano_training",
     "anatrust.reference.pairs",
     "anatrust.reference.prompts",

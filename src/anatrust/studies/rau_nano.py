@@ -17,6 +17,7 @@ _NEEDS = (
     "anatrust.studies.rau_nano",
     "anatrust.studies.nano_anatomy",
     "anatrust.studies.nano_model",
+    "anatrust.studies.nano_sight",
     "anatrust.studies.nano_training",
     "anatrust.reference.pairs",
     "anatrust.reference.prompts",

@@ -27,6 +27,7 @@ _NEEDS = (
     "anatrust.studies.rau_nano_masks",
     "anatrust.studies.nano_anatomy",
     "anatrust.studies.nano_model",
+    "anatrust.studies.nano_sight",
     "anatrust.studies.nano_training",
     "anatrust.models.sam2_memory",
     "anatrust.reference.memory_attention",

@@ -23,6 +23,7 @@ _NEEDS = (
     "anatrust.studies.rau_warp",
     "anatrust.studies.nano_anatomy",
     "anatrust.studies.nano_model",
+    "anatrust.studies.nano_sight",
     "anatrust.studies.nano_training",
     "anatrust.reference.pairs",
     "anatrust.reference.prompts",
