@@ -60,8 +60,14 @@ def test_the_three_stages_run_one_after_the_other(place: Path, capsys: pytest.Ca
     (place / "seg.yaml").write_text(
         common + "output: three\nadapters: [one, two]\nsam2: sam2\nsettings: {steps: 2, batch: 1, save_every: 2}\n"
     )
-    for stage, folder in (("sft", "one"), ("grpo", "two"), ("seg", "three")):
-        assert run(["train", stage, str(place / f"{stage}.yaml")]) == 0
+    (place / "masks.yaml").write_text(
+        common + "output: four\nadapters: [one, two, three]\nsam2: sam2\nmasks: three\n"
+        "settings: {steps: 1, generations: 2, batch: 2, longest: 4, tasks: [segment], relations: 0.1}\n"
+    )
+    for stage, plan, folder in (
+        ("sft", "sft", "one"), ("grpo", "grpo", "two"), ("seg", "seg", "three"), ("grpo", "masks", "four")
+    ):  # fmt: skip
+        assert run(["train", stage, str(place / f"{plan}.yaml")]) == 0
         record = json.loads((place / folder / "run.json").read_text())
         assert record["configuration"]["patients"] == 2
         assert all(np.isfinite(record["figures"]))
@@ -105,6 +111,7 @@ def test_wrong_plans_are_said(tmp_path: Path, text: str, message: str) -> None:
     [
         ("draw", {}, "no stage 'draw'"),
         ("seg", {}, "needs 'sam2'"),
+        ("grpo", {"tasks": ["segment"]}, "needs 'sam2' and 'masks'"),
         ("sft", {"stpes": 3}, "no setting 'stpes'"),
         ("sft", {"lora": {"width": 3}}, "cannot be read"),
     ],

@@ -8,15 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from anatrust.errors import FormatError, InputError
+from anatrust.models.sam2_memory import Sam2Parts
 from anatrust.models.vision_language import VisionLanguageModel
 from anatrust.reference.checkpoints import load_state
-from anatrust.reference.pairs import LabelledPicture
+from anatrust.reference.completion_rewards import Question, completion_rewards
+from anatrust.reference.pairs import LabelledPicture, draw_pairs
+from anatrust.reference.rewards import mask_reward
 from anatrust.reference.text_training import GrpoSettings, SftSettings, train_grpo, train_sft
+from anatrust.reference.token_segmenter import TokenSegmenter
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import tiny_qwen
+from tiny_models import memorise, tiny_qwen, tiny_sam2
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,62 @@ def test_grpo_runs_with_its_rewards(folder: Path, pictures: list[LabelledPicture
     assert (tmp_path / "g" / "adapter_model.safetensors").is_file()
 
 
+def test_masks_are_rewarded_by_what_the_tokens_draw(
+    folder: Path, pictures: list[LabelledPicture], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="give the segmenter"):
+        train_grpo(VisionLanguageModel.load(folder), pictures, GrpoSettings(tasks=("segment",)), tmp_path / "none")
+    learnt = memorise(tiny_qwen(tmp_path / "qwen"), [(_question(pictures)[0], _question(pictures)[1], "liver<Seg>")])
+    model = VisionLanguageModel.load(learnt)
+    segmenter = TokenSegmenter.make(model, Sam2Parts.load(tiny_sam2(tmp_path / "sam2")))
+    before = {n: p.clone() for n, p in segmenter.attention.named_parameters()}
+    settings = GrpoSettings(
+        steps=2, generations=2, batch=2, longest=12, tasks=("segment",), save_every=9, relations=0.5, temperature=0.2
+    )
+    rewards = train_grpo(model, pictures, settings, tmp_path / "g", segmenter=segmenter)
+    assert len(rewards) == 2
+    assert max(rewards) >= 0.1, "a model that writes names with tokens earns the form at least"
+    assert all(torch.equal(p, before[n]) for n, p in segmenter.attention.named_parameters())
+    assert {"attention.safetensors", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "g").iterdir()}
+
+
+def _question(pictures: list[LabelledPicture]) -> tuple[str, list[object]]:
+    pair = next(p for p in draw_pairs(pictures, 0, hidden=0.0))
+    sample = pair.sample("segment", np.random.default_rng(0))
+    return sample.prompt, list(sample.pictures)
+
+
+def test_each_completion_is_judged_by_its_own_question(
+    folder: Path, pictures: list[LabelledPicture], tmp_path: Path
+) -> None:
+    pair = next(p for p in draw_pairs(pictures, 0, hidden=0.0, absent=0.0))
+    rng = np.random.default_rng(0)
+    questions = [Question(pair, pair.sample(t, rng, "thousand"), (56, 56)) for t in ("name", "box", "segment")]
+    right = [q.sample.answer for q in questions]
+    model = VisionLanguageModel.load(folder)
+    segmenter = TokenSegmenter.make(model, Sam2Parts.load(tiny_sam2(tmp_path / "sam2")))
+    accuracy, form, relations = completion_rewards(questions, "thousand", segmenter)
+    assert [f.__name__ for f in (accuracy, form, relations)] == ["accuracy", "form", "relations"]
+    told = [[{"role": "assistant", "content": text}] for text in right]
+    given = accuracy(completions=told, question=[0, 1, 2])
+    drawn = segmenter.drawn(pair, questions[2].sample, right[2]).masks
+    assert given[0] == 1.0
+    assert given[1] == pytest.approx(1.0, abs=0.05)
+    assert given[2] == pytest.approx(mask_reward(drawn, questions[2].sample.masks))
+    assert form(completions=told, question=[0, 1, 2]) == [1.0, 1.0, 1.0]
+    assert relations(completions=told, question=[0, 1, 2])[:2] == [None, 1.0]
+    swapped = right[1].replace("liver", "X").replace("spleen", "liver").replace("X", "spleen")
+    assert relations(completions=[swapped], question=[1]) == [0.0]
+    wrong = ["nonsense"] * 3
+    assert accuracy(completions=wrong, question=[0, 1, 2]) == [0.0, 0.0, 0.0]
+    assert form(completions=wrong, question=[0, 1, 2]) == [0.0, 0.0, 0.0]
+    assert relations(completions=wrong, question=[0, 1, 2]) == [None, None, None]
+    flattery = "liver<Seg> liver<Seg> liver<Seg>"
+    assert form(completions=[flattery], question=[2]) == accuracy(completions=[flattery], question=[2]) == [0.0]
+    with pytest.raises(InputError, match="give the segmenter"):
+        completion_rewards(questions, "thousand")[0](completions=["liver<Seg>"], question=[2])
+
+
 def test_damaged_checkpoints_are_said(tmp_path: Path) -> None:
     (tmp_path / "optimizer.json").write_text("{")
     with pytest.raises(FormatError, match="damaged"):
@@ -94,7 +155,8 @@ def test_damaged_checkpoints_are_said(tmp_path: Path) -> None:
         (SftSettings, {"batch": 0}),
         (SftSettings, {"tasks": ()}),
         (SftSettings, {"tasks": ("draw",)}),
-        (GrpoSettings, {"tasks": ("segment",)}),
+        (SftSettings, {"tasks": ("segment",)}),
+        (GrpoSettings, {"relations": -1.0}),
         (GrpoSettings, {"generations": 3, "batch": 4}),
     ],
 )

@@ -44,6 +44,8 @@ class TrainingPlan:
         Folders of the stages before, in order.
     sam2, level, bottleneck
         For ``seg``: folder or name of SAM 2, what its memory is, and the projection's width.
+    masks
+        For ``grpo`` with the task ``segment``: what ``seg`` saved, drawn by ``sam2`` and rewarded by Dice.
     names
         Table of label names, see :func:`anatrust.pipeline.case.label_table`.
     slices
@@ -61,6 +63,7 @@ class TrainingPlan:
     output: Path
     adapters: tuple[str, ...] = ()
     sam2: str = ""
+    masks: str = ""
     level: str = "prototypes"
     bottleneck: int = 256
     names: str | None = None
@@ -97,7 +100,7 @@ class TrainingPlan:
         here = path.parent
         for key in ("cohort", "output"):
             plain[key] = here / plain[key]
-        for key in ("model", "sam2"):
+        for key in ("model", "sam2", "masks"):
             plain[key] = _place(here, str(plain.get(key, "")))
         plain["adapters"] = tuple(_place(here, str(a)) for a in plain.get("adapters") or ())
         plain["settings"] = plain.get("settings") or {}
@@ -206,6 +209,8 @@ def train(
     if stage == "seg" and not plan.sam2:
         raise InputError("the stage seg needs 'sam2' in its plan: a folder, or a name in the local cache")
     settings = _settings(stage, plan.settings)
+    if stage == "grpo" and "segment" in settings.tasks and not (plan.sam2 and plan.masks):
+        raise InputError("the task segment needs 'sam2' and 'masks' in its plan: SAM 2, and what the stage seg saved")
     cohort = Cohort.read(plan.cohort)
     pictures = labelled_pictures(cohort, names=plan.names, slices=plan.slices, warn=warn)
     from anatrust.models.vision_language import VisionLanguageModel
@@ -225,9 +230,14 @@ def train(
         from anatrust.reference import text_training
 
         run = text_training.train_sft if stage == "sft" else text_training.train_grpo
-        figures = run(
-            model, pictures, settings, plan.output, convention=cast(Convention, plan.convention), progress=progress
-        )
+        more: dict[str, Any] = {}
+        if stage == "grpo" and "segment" in settings.tasks:
+            from anatrust.models.sam2_memory import Sam2Parts
+            from anatrust.reference.token_segmenter import TokenSegmenter
+
+            more["segmenter"] = TokenSegmenter.load(Path(plan.masks), model, Sam2Parts.load(plan.sam2).to(plan.device))
+        convention = cast(Convention, plan.convention)
+        figures = run(model, pictures, settings, plan.output, convention=convention, progress=progress, **more)
     record = run_record(
         command=f"train {stage}",
         configuration={

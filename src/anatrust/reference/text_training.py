@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from anatrust.errors import InputError
 from anatrust.models.vision_language import LoraSettings, VisionLanguageModel
+from anatrust.reference.completion_rewards import Question, completion_rewards
 from anatrust.reference.coordinates import Convention
 from anatrust.reference.pairs import LabelledPicture, Sample, SeenSize, Task, draw_pairs
-from anatrust.reference.prompts import Legend
-from anatrust.reference.rewards import WEIGHTS, box_reward, form_reward, name_reward
+from anatrust.reference.rewards import WEIGHTS
+
+if TYPE_CHECKING:
+    from anatrust.reference.token_segmenter import TokenSegmenter
 
 __all__ = ["GrpoSettings", "SftSettings", "draw_samples", "train_grpo", "train_sft"]
 
@@ -68,7 +70,9 @@ class GrpoSettings:
     learning_rate, beta, epsilon, temperature
         Of AdamW; weight of the divergence from the start; clipping; of sampling.
     tasks, hidden
-        As in :class:`SftSettings`.
+        As in :class:`SftSettings`; ``segment`` too, where there is a segmenter.
+    relations
+        Weight of a further reward, the share of the reference's relations that boxes or masks keep; 0 leaves it out.
     longest
         Tokens of a completion.
     seed, save_every, lora
@@ -84,23 +88,27 @@ class GrpoSettings:
     temperature: float = 1.0
     tasks: tuple[Task, ...] = ("name",)
     hidden: float = 0.3
+    relations: float = 0.0
     longest: int = 256
     seed: int = 0
     save_every: int = 200
     lora: LoraSettings | None = LoraSettings()
 
     def __post_init__(self) -> None:
-        _check(self.steps, self.generations, self.batch, self.save_every, self.learning_rate, self.tasks)
+        numbers = (self.steps, self.generations, self.batch, self.save_every, self.learning_rate)
+        _check(*numbers, self.tasks, allowed=get_args(Task))
+        if self.relations < 0:
+            raise InputError("the weight of the relations is not negative")
         if self.generations < 2 or self.batch % self.generations:
             raise InputError("GRPO compares at least 2 generations, and a batch holds whole groups of them")
 
 
-def _check(*values: Any) -> None:
+def _check(*values: Any, allowed: Sequence[str] = ("name", "box")) -> None:
     *numbers, tasks = values
     if min(numbers) <= 0:
         raise InputError("steps, samples, batches and learning rates are above 0")
-    if not tasks or set(tasks) - {"name", "box"}:
-        raise InputError(f"the tasks of this stage are name and box, not {', '.join(tasks) or 'none'}")
+    if not tasks or set(tasks) - set(allowed):
+        raise InputError(f"the tasks of this stage are {', '.join(allowed)}, not {', '.join(tasks) or 'none'}")
 
 
 def draw_samples(
@@ -112,9 +120,22 @@ def draw_samples(
     seen: SeenSize | None = None,
 ) -> Iterable[Sample]:
     """Questions without end, tasks in turn; the seed decides all of it."""
+    return (q.sample for q in _draw_questions(pictures, tasks, seed, convention, hidden, seen))
+
+
+def _draw_questions(
+    pictures: Sequence[LabelledPicture],
+    tasks: Sequence[Task],
+    seed: int,
+    convention: Convention,
+    hidden: float = 0.3,
+    seen: SeenSize | None = None,
+) -> Iterator[Question]:
     rng = np.random.default_rng(seed + 1)
     for count, pair in enumerate(draw_pairs(pictures, seed, hidden=hidden)):
-        yield pair.sample(tasks[count % len(tasks)], rng, convention, seen)
+        sample = pair.sample(tasks[count % len(tasks)], rng, convention, seen)
+        last = sample.pictures[2]
+        yield Question(pair, sample, last.size if seen is None else seen(last))
 
 
 def train_sft(
@@ -189,9 +210,14 @@ def train_grpo(
     folder: Path,
     *,
     convention: Convention = "thousand",
+    segmenter: TokenSegmenter | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
     """Stage two: learn from rewards, 0.9 accuracy and 0.1 form; otherwise as :func:`train_sft`.
+
+    With ``segmenter`` (made with ``model``) the task ``segment`` is rewarded by the Dice of what the completion's
+    ``<Seg>`` tokens draw: the paper's last stage, in which the language model learns and what draws stays
+    as it is. The segmenter is saved in ``folder`` too.
 
     Returns
     -------
@@ -206,24 +232,22 @@ def train_grpo(
     class Trainer(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
         """TRL's, with checkpoints that hold no pickle."""
 
+    if "segment" in settings.tasks and segmenter is None:
+        raise InputError("the task segment is rewarded by masks: give the segmenter of 'anatrust train seg'")
     prompts = settings.steps * max(1, settings.batch // settings.generations)
     seen = model.seen_size if convention == "pixels" else None
-    endless = draw_samples(pictures, settings.tasks, settings.seed, convention, settings.hidden, seen)
-    samples = islice(endless, prompts)
+    endless = _draw_questions(pictures, settings.tasks, settings.seed, convention, settings.hidden, seen)
+    questions = list(islice(endless, prompts))
     rows = [
         {
-            "prompt": [{"role": "user", "content": s.prompt}],
-            "images": list(s.pictures),
-            "truth": json.dumps(
-                {
-                    "task": s.task, "number": s.number, "boxes": list(s.boxes.items()), "size": s.pictures[2].size,
-                    "seen": s.pictures[2].size if seen is None else seen(s.pictures[2]),
-                    "legend": s.legend.entries, "hidden": s.legend.hidden,
-                }
-            ),
+            "prompt": [{"role": "user", "content": q.sample.prompt}],
+            "images": list(q.sample.pictures),
+            "question": k,
         }
-        for s in samples
-    ]  # fmt: skip
+        for k, q in enumerate(questions)
+    ]
+    rewards, weights = completion_rewards(questions, convention, segmenter), [*WEIGHTS, settings.relations]
+    kept = 3 if settings.relations > 0 else 2
     arguments = GRPOConfig(
         **_common(folder, settings.batch, settings.learning_rate, settings.seed, settings.save_every, model),
         max_steps=settings.steps,
@@ -234,44 +258,24 @@ def train_grpo(
         epsilon=settings.epsilon,
         # TRL's default is another loss and no divergence; the paper's is plain GRPO.
         loss_type="grpo",
-        reward_weights=list(WEIGHTS),
+        reward_weights=weights[:kept],
     )
     trainer = Trainer(
         model=model.model,
-        reward_funcs=[_accuracies(convention), _forms(convention)],
+        reward_funcs=list(rewards[:kept]),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=model.processor,
         peft_config=_adapter(model, settings.lora),
         callbacks=[_told(progress)] if progress else None,
     )
-    return _run(trainer, folder, "reward")
-
-
-def _rewards(completion: Any, truth: str, convention: Convention) -> tuple[float, float]:
-    text = completion if isinstance(completion, str) else "".join(part["content"] for part in completion)
-    plain = json.loads(truth)
-    legend = Legend(tuple((int(n), str(name)) for n, name in plain["legend"]), bool(plain["hidden"]))
-    if plain["task"] == "name":
-        return name_reward(text, plain["number"], legend), form_reward(text, legend)
-    boxes = {int(n): None if box is None else tuple(box) for n, box in plain["boxes"]}
-    size = (int(plain["size"][0]), int(plain["size"][1]))
-    seen = (int(plain["seen"][0]), int(plain["seen"][1]))
-    return box_reward(text, boxes, legend, convention, seen=seen, shown=size)
-
-
-def _accuracies(convention: Convention) -> Callable[..., list[float]]:
-    def accuracy(completions: Sequence[Any], truth: Sequence[str], **_: Any) -> list[float]:
-        return [_rewards(c, t, convention)[0] for c, t in zip(completions, truth, strict=True)]
-
-    return accuracy
-
-
-def _forms(convention: Convention) -> Callable[..., list[float]]:
-    def form(completions: Sequence[Any], truth: Sequence[str], **_: Any) -> list[float]:
-        return [_rewards(c, t, convention)[1] for c, t in zip(completions, truth, strict=True)]
-
-    return form
+    if segmenter is not None and segmenter.language is not None:
+        # What draws must see the states of the model that learns, adapter included.
+        segmenter.language.model = trainer.accelerator.unwrap_model(trainer.model)
+    found = _run(trainer, folder, "reward")
+    if segmenter is not None:
+        segmenter.save(folder)
+    return found
 
 
 def _common(folder: Path, batch: int, rate: float, seed: int, every: int, model: VisionLanguageModel) -> dict[str, Any]:

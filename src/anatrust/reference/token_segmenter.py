@@ -162,6 +162,19 @@ class TokenSegmenter(nn.Module):
         if self.language is None:
             raise InputError("without a language model nobody says what is visible: draw() takes the numbers to draw")
         text = self.language.answer([sample.prompt], [list(sample.pictures)], most_tokens=most_tokens)[0]
+        return self.drawn(pair, sample, text)
+
+    @torch.no_grad()
+    def drawn(self, pair: Pair, sample: Sample, text: str) -> DrawnMasks:
+        """What an answer draws, whoever gave it; an answer that cannot be read draws nothing.
+
+        Raises
+        ------
+        InputError
+            Without a language model: nobody has a state for the tokens.
+        """
+        if self.language is None:
+            raise InputError("without a language model no answer has states: draw() takes the numbers to draw")
         shape = pair.target.image.shape
         try:
             numbers = list(read_segments(text, sample.legend))
@@ -170,7 +183,11 @@ class TokenSegmenter(nn.Module):
         numbers = [n for n in numbers if n in pair.labels]
         if not numbers:
             return DrawnMasks(text, {}, None)
+        # Dropout would draw another mask each time, and a reward must not be luck.
+        training = self.language.model.training
+        self.language.model.eval()
         states, _ = self._states(self.language, sample, text)
+        self.language.model.train(training)
         logits, attended, _ = self.draw(pair, states, numbers)
         full = interpolate(logits[:, None].float(), shape, mode="bilinear", align_corners=False)[:, 0] > 0
         return DrawnMasks(text, dict(zip(numbers, full.cpu().numpy(), strict=True)), attended)
