@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nibabel
@@ -31,22 +28,11 @@ from anatrust.pipeline.language import LanguageOptions
 from anatrust.reference.pairs import OUTLINE, outlined, plain_picture, tinted
 from anatrust.reference.pictures import greys, picture_of, view_of
 from anatrust.reference.prompts import Legend, box_prompt, name_prompt, segment_prompt
+from anatrust.studies.tiny_models import memorise, tiny_qwen, tiny_sam2
 
 NAMES = {1: "liver", 2: "spleen"}
 THOUSAND = {"liver": [143, 125, 464, 625], "spleen": [643, 208, 857, 542]}
 WORDS = f"<think>so</think><answer>{json.dumps([{'label': n, 'bbox': b} for n, b in THOUSAND.items()])}</answer>"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        f"{name}_of_vlm", Path(__file__).parents[1] / "reference" / f"{name}.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def drawn(shift: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,11 +85,9 @@ def questions(place: Path) -> list[tuple[str, list[Any], str]]:
 
 
 @pytest.fixture(scope="module")
-def models(place: Path) -> ModuleType:
-    tiny = load("tiny_models")
-    tiny.memorise(tiny.tiny_qwen(place / "qwen"), questions(place), steps=600)
-    tiny.tiny_sam2(place / "sam2")
-    return tiny
+def models(place: Path) -> None:
+    memorise(tiny_qwen(place / "qwen"), questions(place), steps=600)
+    tiny_sam2(place / "sam2")
 
 
 def judged(place: Path, out: Path) -> tuple[dict[str, Any], list[float]]:
@@ -155,7 +139,7 @@ def test_what_train_seg_saves_draws_masks(place: Path, tmp_path: Path) -> None:
 
 
 def test_an_untrained_model_abstains(place: Path, tmp_path: Path) -> None:
-    load("tiny_models").tiny_qwen(tmp_path / "raw")
+    tiny_qwen(tmp_path / "raw")
     from anatrust.pipeline.annotate import annotate
     from anatrust.pipeline.language import language_reasoner
 

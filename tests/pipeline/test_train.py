@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import nibabel
@@ -15,18 +13,7 @@ from anatrust.cli.main import run
 from anatrust.errors import InputError
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.train import TrainingPlan, labelled_pictures, train
-
-MODELS = Path(__file__).parents[1] / "reference" / "tiny_models.py"
-
-
-def tiny_models():  # type: ignore[no-untyped-def]
-    spec = importlib.util.spec_from_file_location("tiny_models_of_train", MODELS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+from anatrust.studies.tiny_models import tiny_qwen, tiny_sam2
 
 
 @pytest.fixture
@@ -46,9 +33,8 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_the_three_stages_run_one_after_the_other(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    models = tiny_models()
-    models.tiny_qwen(place / "qwen")
-    models.tiny_sam2(place / "sam2")
+    tiny_qwen(place / "qwen")
+    tiny_sam2(place / "sam2")
     common = f"model: qwen\ncohort: cohort.csv\nnames: {place}/names.json\n"
     (place / "sft.yaml").write_text(
         common + "output: one\nsettings: {samples: 4, epochs: 1, batch: 2, save_every: 9}\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -17,9 +16,7 @@ from anatrust.reference.mask_training import MaskSettings, train_masks
 from anatrust.reference.pairs import LabelledPicture, draw_pairs
 from anatrust.reference.prompts import SEG
 from anatrust.reference.token_segmenter import TokenSegmenter
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import tiny_qwen, tiny_sam2
+from anatrust.studies.tiny_models import tiny_qwen, tiny_sam2
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from anatrust.errors import InputError
 from anatrust.models.sam2_memory import Sam2Parts
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import tiny_sam2
+from anatrust.studies.tiny_models import tiny_sam2
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,7 @@ from anatrust.reference.pairs import LabelledPicture, draw_pairs
 from anatrust.reference.rewards import mask_reward
 from anatrust.reference.text_training import GrpoSettings, SftSettings, train_grpo, train_sft
 from anatrust.reference.token_segmenter import TokenSegmenter
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import memorise, tiny_qwen, tiny_sam2
+from anatrust.studies.tiny_models import memorise, tiny_qwen, tiny_sam2
 
 
 @pytest.fixture(scope="module")

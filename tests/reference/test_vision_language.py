@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,7 @@ from PIL import Image
 
 from anatrust.errors import FormatError, InputError
 from anatrust.models.vision_language import SEG, LoraSettings, VisionLanguageModel
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import tiny_qwen
+from anatrust.studies.tiny_models import tiny_qwen
 
 
 @pytest.fixture(scope="module")

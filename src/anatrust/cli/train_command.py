@@ -17,6 +17,10 @@ __all__ = ["train_command"]
 def train_command(
     stage: Annotated[str, typer.Argument(metavar="sft|grpo|seg", help="Answers, rewards, or masks.")],
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What is trained on what, and how.")],
+    estimate: Annotated[
+        str | None,
+        typer.Option(metavar="MACHINE", help="Print what it needs on 8xA100-80GB, for example; train nothing."),
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,  # noqa: ARG001 - read before parsing, see main
 ) -> int:
@@ -26,12 +30,16 @@ def train_command(
     goes on when the same command is given again.
     """
     from anatrust.pipeline.train import Stage, TrainingPlan, train
+    from anatrust.pipeline.train import estimate as stage_cost
 
     def warn(line: str) -> None:
         if not quiet:
             typer.echo(f"anatrust: {line}", err=True)
 
     plan = TrainingPlan.read(config)
+    if estimate is not None:
+        typer.echo(f"{config.stem}: {stage_cost(cast(Stage, stage), plan, estimate)}")
+        return 0
     with progress_bar(quiet) as bar:
 
         def tell(step: int, steps: int, figures: Mapping[str, float]) -> None:

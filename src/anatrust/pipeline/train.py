@@ -22,8 +22,9 @@ from anatrust.reference.coordinates import Convention
 
 if TYPE_CHECKING:
     from anatrust.reference.pairs import LabelledPicture
+    from anatrust.reference.training_cost import TrainingCost
 
-__all__ = ["Stage", "TrainingPlan", "labelled_pictures", "train"]
+__all__ = ["Stage", "TrainingPlan", "estimate", "labelled_pictures", "train"]
 
 Stage = Literal["sft", "grpo", "seg"]
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -216,14 +217,15 @@ def train(
     from anatrust.models.vision_language import VisionLanguageModel
 
     begin = time.perf_counter()
-    model = VisionLanguageModel.load(plan.model, adapters=plan.adapters, device=plan.device)
+    device, first = _place_of_this_process(plan.device)
+    model = VisionLanguageModel.load(plan.model, adapters=plan.adapters, device=device)
     plan.output.mkdir(parents=True, exist_ok=True)
     if stage == "seg":
         from anatrust.models.sam2_memory import Sam2Parts
         from anatrust.reference.mask_training import train_masks
         from anatrust.reference.token_segmenter import TokenSegmenter
 
-        sam = Sam2Parts.load(plan.sam2).to(plan.device)
+        sam = Sam2Parts.load(plan.sam2).to(device)
         segmenter = TokenSegmenter.make(model, sam, plan.level, plan.bottleneck)  # type: ignore[arg-type]
         figures = train_masks(segmenter, pictures, settings, plan.output, progress=progress)
     else:
@@ -235,7 +237,7 @@ def train(
             from anatrust.models.sam2_memory import Sam2Parts
             from anatrust.reference.token_segmenter import TokenSegmenter
 
-            more["segmenter"] = TokenSegmenter.load(Path(plan.masks), model, Sam2Parts.load(plan.sam2).to(plan.device))
+            more["segmenter"] = TokenSegmenter.load(Path(plan.masks), model, Sam2Parts.load(plan.sam2).to(device))
         convention = cast(Convention, plan.convention)
         figures = run(model, pictures, settings, plan.output, convention=convention, progress=progress, **more)
     record = run_record(
@@ -249,8 +251,17 @@ def train(
         timings={"train": round(time.perf_counter() - begin, 3)},
         outputs=sorted(plan.output.glob("*.safetensors")),
     )  # fmt: skip
-    replace_json(plan.output / "run.json", record | {"figures": figures})
+    if first:
+        replace_json(plan.output / "run.json", record | {"figures": figures})
     return figures
+
+
+def _place_of_this_process(device: str) -> tuple[str, bool]:
+    """The device of this process, of several that accelerate launched, and whether it is the first of them."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not device.startswith("cuda"))
+    return (f"cuda:{state.local_process_index}" if device == "cuda" else device), bool(state.is_main_process)
 
 
 def _settings(stage: Stage, given: Mapping[str, Any]) -> Any:
@@ -271,3 +282,42 @@ def _settings(stage: Stage, given: Mapping[str, Any]) -> Any:
         return kind(**plain)
     except TypeError as error:
         raise InputError(f"the settings of the stage {stage} cannot be read ({error})") from None
+
+
+def estimate(stage: Stage, plan: TrainingPlan, machine: str, *, side: int = 448) -> TrainingCost:
+    """Memory and hours that a stage will need, from its plan and the model's ``config.json``; nothing is run.
+
+    Parameters
+    ----------
+    stage, plan
+        As for :func:`train`. A batch is of each device, as accelerate takes it.
+    machine
+        A name in `anatrust.reference.training_cost.MACHINES`.
+    side
+        Of the pictures, in pixels.
+
+    Raises
+    ------
+    InputError
+        If there is no such machine or stage, or the model is not there or of another family.
+    """
+    from anatrust.models.encoders.weights import find_weights
+    from anatrust.reference.training_cost import MACHINES, ModelSize, mask_cost, reward_cost, supervised_cost
+
+    if machine not in MACHINES:
+        raise InputError(f"nothing is known of the machine {machine!r}: choose {', '.join(MACHINES)}")
+    if stage not in get_args(Stage):
+        raise InputError(f"there is no stage '{stage}': choose sft, grpo or seg")
+    chosen, settings = MACHINES[machine], _settings(stage, plan.settings)
+    size = ModelSize.of_config(find_weights(plan.model, ("qwen2_5_vl",)).config)
+    if stage == "seg":
+        return mask_cost(size, chosen, steps=settings.steps, batch=settings.batch, side=side)
+    rank = 8 if settings.lora is None else settings.lora.rank
+    if stage == "grpo":
+        return reward_cost(
+            size, chosen, steps=settings.steps, batch=settings.batch, longest=settings.longest, side=side, rank=rank
+        )
+    return supervised_cost(
+        size, chosen, samples=settings.samples, epochs=settings.epochs, batch=settings.batch * chosen.devices,
+        side=side, rank=rank,
+    )  # fmt: skip

@@ -1,14 +1,17 @@
-"""Random models of the real classes, small enough for a test: SAM 2 (video), Qwen2.5-VL with its own tokenizer."""
+"""Random models of the real classes, small enough for tests, benchmarks and recipes: SAM 2 (video), Qwen2.5-VL."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
+__all__ = ["memorise", "tiny_qwen", "tiny_sam2"]
 
 
 def tiny_sam2(folder: Path, seed: int = 0) -> Path:
     """A SAM 2 video model of 1.4 M random weights, saved as the real ones are."""
+    import torch
     from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
     from transformers.models.sam2_video.configuration_sam2_video import (
         Sam2VideoMaskDecoderConfig,
@@ -69,6 +72,7 @@ SPECIAL += ["<|video_pad|>"]
 
 def tiny_qwen(folder: Path, seed: int = 0) -> Path:
     """A Qwen2.5-VL of 0.2 M random weights with a tokenizer trained on the spot, saved as the real ones are."""
+    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -109,25 +113,37 @@ def tiny_qwen(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def memorise(folder: Path, questions: list[tuple[str, list[object], str]], steps: int = 400) -> Path:
-    """Train every weight of a saved tiny model until it says the given answers, and save it again."""
+def memorise(folder: Path, questions: Sequence[tuple[str, Sequence[Any], str]], steps: int = 400) -> Path:
+    """Train every weight of a saved tiny model until it says the given answers, and save it again.
+
+    Parameters
+    ----------
+    folder
+        As :func:`tiny_qwen` saved it.
+    questions
+        Prompt, pictures and answer of each.
+    steps
+        At most; it stops where the loss is below 0.01.
+    """
+    import torch
+
     from anatrust.models.vision_language import VisionLanguageModel
 
     model = VisionLanguageModel.load(folder)
     model.model.requires_grad_(True).train()
     optimiser = torch.optim.AdamW(model.model.parameters(), lr=4e-3)
-    prompts, pictures, answers = ([q[k] for q in questions] for k in range(3))
-    given = model.inputs(prompts, pictures, answers)  # type: ignore[arg-type]
-    labels = model.completion_labels(given, model.inputs(prompts, pictures))  # type: ignore[arg-type]
-    # The model may say an answer to nothing but its own question: the answer's first half could come from either.
+    prompts, answers = [q[0] for q in questions], [q[2] for q in questions]
+    pictures = [list(q[1]) for q in questions]
+    given = model.inputs(prompts, pictures, answers)
+    labels = model.completion_labels(given, model.inputs(prompts, pictures))
     for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 4e-3 * (1 - step / steps)
         loss = model.model(**given, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        for group in optimiser.param_groups:
-            group["lr"] = 4e-3 * (1 - step / steps)
         if loss.item() < 0.01:
             break
     model.model.eval()
