@@ -1,5 +1,7 @@
 """Where `anatrust segment` spends time and memory: a 512x512 slice and a 512x512x300 volume, 1 to 50 candidates.
 
+A 512x512x600 volume without any anatomy, so that the search is the whole frame, shows the memory it takes.
+
 Run: python benchmarks/segment.py [--quick] [--out benchmarks/results/segment.json]
 
 Each case runs in a process of its own, whose largest resident memory is read from the system. The
@@ -26,8 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
-SHAPES = {"slice": (512, 512), "volume": (512, 512, 300)}
-QUICK = {"slice": (192, 192), "volume": (128, 128, 40)}
+SHAPES = {"slice": (512, 512), "volume": (512, 512, 300), "whole body": (512, 512, 600)}
+QUICK = {"slice": (192, 192), "volume": (128, 128, 40), "whole body": (128, 128, 60)}
 SPACING = (0.75, 0.75, 1.0)
 
 
@@ -130,7 +132,13 @@ def one(case: dict) -> dict:
     segment(small, "liver tumour", segmenter=Blobless(small.grid.ndim, few), anatomy=near, settings=settings)
     begin = time.process_time()
     verdict = segment(
-        scan, "liver tumour", segmenter=model, anatomy=organ, settings=settings, proposal=how, progress=progress
+        scan,
+        "liver tumour",
+        segmenter=model,
+        anatomy=None if case["kind"] == "whole body" else organ,
+        settings=settings,
+        proposal=how,
+        progress=progress,
     )
     total = time.process_time() - begin
     spent: dict[str, float] = {}
@@ -153,6 +161,11 @@ def cases(quick: bool) -> list[dict]:
     shapes = QUICK if quick else SHAPES
     made = []
     for kind, shape in shapes.items():
+        if kind == "whole body":
+            # No anatomy: the search is the whole frame, the most memory there is to need.
+            whole = {"kind": kind, "shape": shape, "null": "auto", "draws": 199, "scales": [1.0]}
+            made += [{**whole, "model": "planted", "candidates": 10}]
+            continue
         base = {"kind": kind, "shape": shape, "null": "auto", "draws": 199, "scales": [0.5, 1.0, 2.0]}
         made += [{**base, "model": "planted", "candidates": count} for count in (1, 10, 50)]
         made += [{**base, "model": "planted", "candidates": 10, "draws": draws} for draws in (99, 999)]

@@ -100,3 +100,68 @@ def test_what_is_missing_is_said(settings, tmp_path):
     settings.write_text(json.dumps({"command": [sys.executable]}))
     with pytest.raises(InputError, match='"repository" and "checkpoint"'):
         load_segmenter("biomedparse", settings)
+
+
+FILES_V2 = {
+    "hydra/__init__.py": """
+import contextlib, os
+import torch
+@contextlib.contextmanager
+def initialize_config_dir(version_base, config_dir):
+    assert version_base is None and os.path.isabs(config_dir) and config_dir.endswith("configs/model")
+    yield
+def compose(config_name):
+    return config_name
+class Model(torch.nn.Module):
+    def load_pretrained(self, name):
+        assert name == "weights.ckpt"
+    def forward(self, asked, mode, slice_batch_size):
+        image = asked["image"]
+        assert mode == "eval" and image.dtype == torch.int32 and image.shape[0] == 1 and image.shape[2:] == (512, 512)
+        assert asked["text"] == ["CT imaging of the liver tumor within the abdomen"]
+        half = torch.nn.functional.avg_pool2d(image.float(), 2) / 255
+        # The first slice does not show it, whatever its mask says.
+        there = torch.full((1, image.shape[1]), 3.0)
+        there[0, 0] = -3.0
+        return {"predictions": {"pred_gmasks": torch.logit(half.clamp(0.01, 0.99)), "object_existence": there}}
+class utils:
+    @staticmethod
+    def instantiate(config, _convert_):
+        assert config == "biomedparse_3D" and _convert_ == "object"
+        return Model()
+""",
+}
+
+
+def test_version_2_sees_the_scan_at_once_and_says_where_nothing_is(tmp_path):
+    for name, text in FILES_V2.items():
+        file = tmp_path / "v2" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    plain = {
+        "command": [sys.executable],
+        "repository": str(tmp_path / "v2"),
+        "version": 2,
+        "checkpoint": "weights.ckpt",
+    }
+    path = tmp_path / "v2.json"
+    path.write_text(json.dumps(plain))
+    segmenter = load_segmenter("biomedparse", path)
+    assert segmenter.capabilities.wording == "biomedparse-v2"
+    assert segmenter.identity.startswith("biomedparse(v2,")
+    # Smooth in the plane, so that going to 512 pixels and back changes little.
+    x, y = np.meshgrid(np.linspace(0, 1, 32), np.linspace(0, 1, 24), indexing="ij")
+    values = np.stack([-25 + 255 * (0.2 + 0.5 * x + 0.2 * y * k) for k in (0, 1, 2)], axis=-1).astype(np.float32)
+    scan = Scan(values, Grid(values.shape, np.diag([1.0, 1.0, 5.0, 1.0])), "CT", "HU")
+    words = ("CT imaging of the liver tumor within the abdomen",)
+    found = segmenter.segment(scan, Prompt("liver tumour", words), Region.whole(values.shape)).array[0]
+    assert not found[..., 0].any(), "no object in the lowest slice"
+    inner = (slice(4, -4), slice(4, -4), slice(1, None))
+    assert np.abs(found - (values + 25) / 255)[inner].max() < 0.05
+    sure = dict(plain, existence=0.0)
+    path.write_text(json.dumps(sure))
+    assert load_segmenter("biomedparse", path).segment(scan, Prompt("x", words), Region.whole(values.shape)).array.all()
+    for wrong, said in (({"version": 3}, "no version 3"), ({"existence": 2}, '"existence" is 2')):
+        path.write_text(json.dumps({**plain, **wrong}))
+        with pytest.raises(InputError, match=said):
+            load_segmenter("biomedparse", path)

@@ -214,7 +214,7 @@ _ENTRIES = (
     ModelEntry(
         "biomedparse",
         "segmenter",
-        "BiomedParse v1 in an environment of its own, asked in its words; not tried with its gated weights",
+        "BiomedParse v1 or v2 in an environment of its own, asked in its words; not tried with its gated weights",
         "Apache-2.0; BiomedParse: Apache-2.0, research use, weights gated",
         weights="a JSON file with its Python (command), repository and checkpoint",
         module="biomedparse",

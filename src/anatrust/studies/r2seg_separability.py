@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 from anatrust.studies.tissues import source_files
 
+if TYPE_CHECKING:  # torch is heavy, and this module is imported for its names alone
+    from anatrust.models.unet import UNet
+
 __all__ = ["STUDY", "probe_auroc"]
 
 Floats = npt.NDArray[np.float64]
@@ -33,7 +36,7 @@ _FULL = "full frame"
 _SCALES = (2.0, 1.0, 0.5)
 _VOXELS = 150
 _FOLDS = 5
-_LIMIT = 40
+_LIMIT = 24
 _EMBEDDINGS = ("U-Net features", "grey value")
 
 
@@ -55,7 +58,7 @@ def _frames(case: R2Case, world: str) -> dict[str, Region]:
 
 
 def _embedded(
-    case: R2Case, world: str, model: Any, rng: np.random.Generator
+    case: R2Case, world: str, model: UNet, rng: np.random.Generator
 ) -> Iterator[tuple[str, str, Floats, npt.NDArray[np.bool_]]]:
     """Frame, embedding, vectors of the same lesion and normal voxels in each, and which are lesion."""
     organ = case.anatomy.mask(WORLDS[world].organ).array
@@ -67,28 +70,31 @@ def _embedded(
     ill = np.arange(len(places)) < len(chosen[0])
     for name, region in _frames(case, world).items():
         seen = case.scan.array[region.slices].astype(np.float32)
-        at = tuple((places - np.array(region.start)).T)
-        yield name, "U-Net features", _hypercolumns(model, seen)[(slice(None), *at)].T.astype(np.float64), ill
+        at = places - np.array(region.start)
+        yield name, "U-Net features", _hypercolumns(model, seen, at), ill
         # The paper's φ: percentile-normalised intensity inside the region.
         grey = graded_intensity(seen, np.ones(seen.shape, dtype=bool), percentiles=(0.5, 99.5), levels=256)
-        yield name, "grey value", grey[at].astype(np.float64)[:, None], ill
+        yield name, "grey value", grey[tuple(at.T)].astype(np.float64)[:, None], ill
 
 
-def _hypercolumns(model: Any, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """All encoder stages at every voxel, ``(widths, *shape)``."""
+def _hypercolumns(model: UNet, image: npt.NDArray[np.float32], at: npt.NDArray[np.intp]) -> Floats:
+    """Outputs of all encoder stages at some voxels ``(n, ndim)``: ``(n, widths)``."""
     import torch
+    from torch.nn import functional
 
     from anatrust.models.unet import normalised
 
-    seen = torch.from_numpy(normalised(image))[None, None]
+    multiple = 2 ** (len(model.stages) - 1)
     parts = []
     with torch.no_grad():
-        for level in range(len(model.stages)):
-            found = model.features(seen, level)[0].numpy()
-            for axis in range(1, found.ndim):
-                found = np.repeat(found, 2**level, axis=axis)
-            parts.append(found[(slice(None), *(slice(0, n) for n in image.shape))])
-    return np.concatenate(parts)
+        current = torch.from_numpy(normalised(image))[None, None]
+        current = functional.pad(current, [v for n in reversed(image.shape) for v in (0, -n % multiple)])
+        for level, stage in enumerate(model.stages):
+            if level:
+                current = functional.max_pool3d(current, 2)
+            current = stage(current)
+            parts.append(current[0].numpy()[(slice(None), *(at // 2**level).T)].T)
+    return np.concatenate(parts, axis=1).astype(np.float64)
 
 
 def probe_auroc(vectors: Sequence[Floats], ill: Sequence[npt.NDArray[np.bool_]]) -> list[float]:

@@ -1,10 +1,9 @@
-"""BiomedParse v1 in an environment of its own: its published code, driven by a small script.
+"""BiomedParse v1 and v2 in an environment of its own: its published code, driven by a small script.
 
-Its checkpoint is a pickle, its code needs detectron2, deepspeed and a launcher, and neither fits our
-environment. So the script below runs in *its* environment and speaks to us through files. What is
-not known: the weights are gated and were not available, so that the script was tested against a
-stand-in of its modules, not against the model. Version 2 has another interface and is not driven;
-read what it wrote with ``precomputed``.
+Its checkpoints are pickles, its code needs detectron2, deepspeed (v1) or hydra (v2) and a launcher, and
+none of it fits our environment. So the scripts below run in *its* environment and speak to us through
+files. What is not known: the weights are gated and were not available, so that the scripts were tested
+against stand-ins of its modules, written after its published inference code, not against the models.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from anatrust.anatomy.entries import SegmenterName
 from anatrust.anatomy.knowledge import knowledge
 from anatrust.anatomy.resolve import named_tumour, resolve_structure
 from anatrust.errors import FormatError, InputError
@@ -28,13 +28,13 @@ from anatrust.models.segmentation import Capabilities, Prompt
 
 __all__ = ["BiomedParseSegmenter", "grey_window", "load"]
 
-_KEYS = ("repository", "config", "checkpoint", "device")
+_KEYS = ("repository", "version", "config", "checkpoint", "device", "existence")
 # Windows in HU of its training data, by the site of the anatomy.
 _WINDOWS = {"chest": (-1000.0, 1000.0), "pelvis": (-55.0, 200.0)}
 _OF_ORGAN = {"liver": (-25.0, 230.0), "colon": (-68.0, 187.0), "pancreas": (-100.0, 200.0)}
 _ABDOMEN = (-150.0, 250.0)
 
-_SCRIPT = """
+_SCRIPT_V1 = """
 import json, os, sys
 import numpy as np
 job = json.load(open(sys.argv[1]))
@@ -64,39 +64,79 @@ with torch.no_grad():
 np.save(job["answers"], np.stack(found).astype(np.float32))
 """
 
+# Version 2 sees the neighbouring slices too, so that a scan is one question, and it says of every slice
+# whether the object is there (R2Seg asks version 1, which cannot).
+_SCRIPT_V2 = """
+import json, os, sys
+import numpy as np
+job = json.load(open(sys.argv[1]))
+os.chdir(job["repository"])
+sys.path.insert(0, job["repository"])
+import hydra
+import torch
+from torch.nn.functional import interpolate
+folder, name = os.path.split(os.path.join(job["repository"], job["config"]))
+with hydra.initialize_config_dir(version_base=None, config_dir=folder):
+    config = hydra.compose(config_name=os.path.splitext(name)[0])
+model = hydra.utils.instantiate(config, _convert_="object")
+model.load_pretrained(job["checkpoint"])
+model = model.to(job["device"]).eval()
+pictures = torch.from_numpy(np.load(job["pictures"], allow_pickle=False))
+side = pictures.shape[-1]
+with torch.no_grad():
+    seen = interpolate(pictures[None].float(), size=(512, 512), mode="bicubic", antialias=True).clamp(0, 255)
+    asked = {"image": seen.round().int().to(job["device"]), "text": [job["prompt"]]}
+    found = model(asked, mode="eval", slice_batch_size=4)["predictions"]
+    masks = interpolate(found["pred_gmasks"].float(), size=(side, side), mode="bilinear", antialias=True)[0].sigmoid()
+    there = found["object_existence"][0].float().sigmoid() >= job["existence"]
+    masks = masks * there[:, None, None]
+np.save(job["answers"], masks.cpu().numpy().astype(np.float32))
+"""
+
+_SCRIPTS = {1: _SCRIPT_V1, 2: _SCRIPT_V2}
+_CONFIGS = {1: "configs/biomedparse_inference.yaml", 2: "configs/model/biomedparse_3D.yaml"}
+
 
 class BiomedParseSegmenter:
-    """Asks BiomedParse v1 for the words of a prompt, slice by slice.
+    """Asks BiomedParse for the words of a prompt, slice by slice.
 
-    It always returns some mask (it has no token for absence), which is why its specificity without
-    rejection is near zero. The network is loaded anew for each question: minutes a scan.
+    Version 1 always returns some mask (it has no token for absence), which is why its specificity
+    without rejection is near zero. Version 2 says of every slice whether the object is there; where it
+    is not, the probability is 0. The network is loaded anew for each question: minutes a scan.
 
     Parameters
     ----------
     settings
-        ``command`` is the Python of its environment; ``repository`` its checkout, ``checkpoint``
-        the weights (a file, or ``hf_hub:microsoft/BiomedParse``), ``config`` (default
-        ``configs/biomedparse_inference.yaml``) and ``device`` (``cpu`` or ``cuda``).
+        ``command`` is the Python of its environment; ``repository`` its checkout, ``version`` 1
+        (default) or 2, ``checkpoint`` the weights (a file; for version 1 also
+        ``hf_hub:microsoft/BiomedParse``), ``config`` (the published one by default), ``device``
+        (``cpu`` or ``cuda``) and, for version 2, the smallest share of ``existence`` (0.5).
 
     Raises
     ------
     InputError
-        If the repository or the checkpoint is not named.
+        If the repository or the checkpoint is not named, or there is no such version.
     """
 
     name: ClassVar[str] = "biomedparse"
-    capabilities: ClassVar[Capabilities] = Capabilities(prompts=("text",), organs=True, wording="biomedparse-v1")
 
     def __init__(self, settings: ToolSettings) -> None:
         values = settings.values or {}
         if "repository" not in values or "checkpoint" not in values:
             raise InputError('the settings of BiomedParse need "repository" and "checkpoint"')
-        self.settings = settings
+        version, existence = values.get("version", 1), values.get("existence", 0.5)
+        if version not in _SCRIPTS:
+            raise InputError(f'BiomedParse has no version {version!r}: "version" is 1 or 2')
+        if isinstance(existence, bool) or not isinstance(existence, int | float) or not 0 <= existence <= 1:
+            raise InputError(f'"existence" is {existence!r}: give a share from 0 to 1')
+        self.settings, self.version, self.existence = settings, int(version), float(existence)
+        wording: SegmenterName = "biomedparse-v1" if self.version == 1 else "biomedparse-v2"
+        self.capabilities = Capabilities(prompts=("text",), organs=True, wording=wording)
 
     @property
     def identity(self) -> str:
         """The checkpoint's name."""
-        return f"biomedparse(v1,{Path(str((self.settings.values or {})['checkpoint'])).name})"
+        return f"biomedparse(v{self.version},{Path(str((self.settings.values or {})['checkpoint'])).name})"
 
     def segment(self, scan: Scan, prompt: Prompt, region: Region) -> ProbabilityMap:
         """Sigmoid of the query that fits the words best, in the region.
@@ -128,15 +168,16 @@ class BiomedParseSegmenter:
             np.save(folder / "pictures.npy", pictures)
             job = {
                 "repository": str(Path(str(values["repository"])).resolve()),
-                "config": str(values.get("config", "configs/biomedparse_inference.yaml")),
+                "config": str(values.get("config", _CONFIGS[self.version])),
                 "checkpoint": str(values["checkpoint"]),
                 "device": str(values.get("device", "cpu")),
+                "existence": self.existence,
                 "pictures": str(folder / "pictures.npy"),
                 "answers": str(folder / "answers.npy"),
                 "prompt": prompt,
             }
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-            run_tool(self.settings, ["-c", _SCRIPT, str(folder / "job.json")], "BiomedParse")
+            run_tool(self.settings, ["-c", _SCRIPTS[self.version], str(folder / "job.json")], "BiomedParse")
             try:
                 found: npt.NDArray[np.float32] = np.load(folder / "answers.npy", allow_pickle=False)
             except (OSError, ValueError):
