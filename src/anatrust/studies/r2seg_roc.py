@@ -95,15 +95,21 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    panels = []
+    panels, free = [], []
     for key, found in result["cells"].items():
-        lines = {}
+        lines: dict[str, Any] = {}
+        response: dict[str, Any] = {}
         for null, curve in found.items():
             lines[f"{null}: lesions kept"] = {"x": curve["alpha"], "y": curve["all lesions"]}
             lines[f"{null}: healthy left empty"] = {"x": curve["alpha"], "y": curve["specificity"]}
+            for size, label in (("all lesions", "all lesions"), ("< 10 mm", "below 10 mm")):
+                if size in curve:
+                    response[f"{null}: {label}"] = {"x": curve["false a scan"], "y": curve[size]}
         panels.append({"title": key.replace("/", ", "), "lines": lines})
+        free.append({"title": key.replace("/", ", "), "lines": response})
     return {
-        "roc": {"panels": panels, "xlabel": "level α", "ylabel": "share of lesions, of healthy patients", "level": 0.9}
+        "froc": {"panels": free, "xlabel": "false candidates kept a scan", "ylabel": "share of lesions kept"},
+        "roc": {"panels": panels, "xlabel": "level α", "ylabel": "share of lesions, of healthy patients", "level": 0.9},
     }
 
 

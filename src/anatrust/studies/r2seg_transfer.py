@@ -28,8 +28,8 @@ _FULL, _ALONE = "gates + cohort", "segmenter alone"
 _RIVALS: tuple[Rival, ...] = ("LoRA", "fine-tuned")
 _VARIANT = "1 view"
 # The last 20 healthy hippocampi teach the rivals.
-_HEALTHY = {"phantom": 39, "hippocampus": 40}
-_TEST = {"phantom": 30, "hippocampus": 50}
+_HEALTHY = {"phantom": 29, "hippocampus": 40}
+_TEST = {"phantom": 24, "hippocampus": 50}
 _SHOWN = ("clear lesions", "lesions", "specificity", "slice sensitivity", "slice specificity", "dice", "class average")
 
 
