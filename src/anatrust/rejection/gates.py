@@ -190,7 +190,5 @@ def skipped_gates(settings: GateSettings, *, probabilities: bool, anatomy: bool)
             " Kolmogorov-Smirnov; L2: mean probability; L3: case score)."
         )
     if not anatomy:
-        notes.append(
-            "There was no anatomy to compare with, so gate L2 did not ask whether candidates lie in the reference organs."
-        )
+        notes.append("No anatomy was given, so gate L2 did not ask whether candidates lie in the reference organs.")
     return tuple(notes)
