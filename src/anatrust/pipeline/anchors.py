@@ -231,17 +231,20 @@ def _search(
 ) -> AnchorSearch:
     """The search around some anchors; ``order`` numbers the tissue, so that the maps of a cohort read alike."""
     sets, said = with_sets(around, scan, profile) if profile is not None else ({}, ())
-    organ = np.zeros(scan.grid.shape, dtype=bool)
+    outer = []
     for anchor in around:
         assert anchor.mask is not None
-        organ |= sets[anchor.structure].outer.array if anchor.structure in sets else anchor.mask.array
+        outer.append(sets[anchor.structure].outer.array if anchor.structure in sets else anchor.mask.array)
+    organ = outer[0] if len(outer) == 1 else np.logical_or.reduce(outer)
     labels: npt.NDArray[np.uint8] = np.zeros(scan.grid.shape, dtype=np.uint8)
     names = {}
     for anchor in tissue:
         assert anchor.mask is not None
         number = order.index(anchor.structure) + 1
         inner = sets[anchor.structure].inner.array if anchor.structure in sets else anchor.mask.array
-        np.copyto(labels, np.uint8(number), where=inner & (labels == 0))
+        # Only the organ's own box is touched: a frame is a hundred times as large.
+        box = bounding_region(inner).slices if inner.any() else (slice(0, 0),) * inner.ndim
+        labels[box][inner[box] & (labels[box] == 0)] = number
         names[number] = anchor.structure
     return AnchorSearch(
         source,
