@@ -224,5 +224,4 @@ def candidate_recipes(*, features: bool = False, hard: bool = False) -> tuple[Sc
     if features:
         recipes += [ScoreRecipe("graph", {"laziness": a, "steps": s}) for a in (0.0, 0.5) for s in (1, 10)]
         recipes.append(ScoreRecipe("graph", {"laziness": 0.5, "steps": 10, "beta": 200.0}))
-        recipes.append(ScoreRecipe("graph", {"laziness": 0.5, "steps": 1, "patch": 2}))
     return tuple(recipes)
