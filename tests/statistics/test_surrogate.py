@@ -9,8 +9,9 @@ from scipy import fft, ndimage, stats
 from anatrust.errors import InputError
 from anatrust.statistics import scan_statistic
 from anatrust.statistics.ball_scan import BallScan
-from anatrust.statistics.scan_statistic import SHARES, ScanStatistic
+from anatrust.statistics.scan_statistic import SHARES, ScanStatistic, steepest_growth
 from anatrust.statistics.surrogate import surrogate_max_test
+from anatrust.studies.textures import texture_field
 
 
 def ball(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> np.ndarray:
@@ -141,10 +142,109 @@ def test_the_family_is_every_size_whatever_else_is_proposed(rng: np.random.Gener
 
 def test_any_monotone_change_of_the_grey_values_changes_nothing(rng: np.random.Generator) -> None:
     tissue = organ((70, 70), 34)
-    image = texture("2", tissue.shape, rng)
+    image = texture("1", tissue.shape, rng)
     candidates = brightest(image, tissue, 3, 2)
     first = surrogate_max_test(image, tissue, candidates, n_surrogates=19, seed=4)
     assert surrogate_max_test(np.exp(3 * image), tissue, candidates, n_surrogates=19, seed=4) == first
+    assert first[0].engine == "ball-scan"
+
+
+def test_with_few_patches_only_the_unit_of_the_grey_values_does_not_matter(rng: np.random.Generator) -> None:
+    tissue = organ((70, 70), 34)
+    image = texture("6", tissue.shape, rng).astype(np.float32)
+    candidates = brightest(image, tissue, 3, 2)
+    first = surrogate_max_test(image, tissue, candidates, n_surrogates=19, seed=4)
+    again = surrogate_max_test(4 * image - 8, tissue, candidates, n_surrogates=19, seed=4)
+    assert [r.engine for r in first] == ["ball-scan, few patches"] * 2
+    assert [r.p_value for r in again] == [r.p_value for r in first]
+    assert np.allclose([r.statistic for r in again], [r.statistic for r in first], atol=1e-3)
+
+
+def long_texture(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Lesion-free textures of few patches: name and correlation length."""
+    name, length = kind.split()
+    if name in ("gaussian", "exponential"):
+        return texture_field(shape, float(length), rng, kind=name)
+    field = texture_field(shape, float(length), rng, kind="mixture" if name == "mixture" else "gaussian")
+    return {"mixture": field, "skewed": np.exp(0.6 * field), "heavy": stats.t.ppf(stats.norm.cdf(field), 5)}[name]
+
+
+def long_level(kind: str, tissue: np.ndarray, radii: tuple[float, ...], repeats: int) -> tuple[float, int]:
+    """Share of lesion-free tissues of few patches in which anything is found at 0.05, and how many were of few."""
+    found = few = 0
+    for i in range(repeats):
+        image = long_texture(kind, tissue.shape, np.random.default_rng([8, i]))
+        results = surrogate_max_test(image, tissue, mixed(image, tissue, radii), n_surrogates=59, seed=i)
+        found += min(r.p_value for r in results) <= 0.05
+        few += any("few patches" in r.engine or "independent patches" in str(r.abstained) for r in results)
+    return found / repeats, few
+
+
+@pytest.mark.parametrize("kind", ["gaussian 30", "skewed 20"])
+def test_the_oddest_places_are_seldom_significant_where_there_are_few(kind: str) -> None:
+    share, few = long_level(kind, organ((84, 84), 40), (2, 4, 8), 10)
+    assert share <= allowed(10)
+    assert few == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["gaussian 20", "gaussian 60", "exponential 30", "mixture 30", "skewed 20", "heavy 20"]
+)
+def test_level_where_the_tissue_is_a_few_correlation_lengths_wide(kind: str) -> None:
+    share, few = long_level(kind, organ((94, 94), 45), (2, 3, 4, 6, 8, 12), 30)
+    assert share <= allowed(30)
+    assert few == 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gaussian 8", "exponential 10"])
+def test_level_where_the_tissue_is_a_few_correlation_lengths_wide_in_three_dimensions(kind: str) -> None:
+    share, few = long_level(kind, organ((30, 30, 30), 14), (1.5, 2, 3, 5), 20)
+    assert share <= allowed(20)
+    assert few == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gaussian 20", "exponential 30"])
+def test_a_single_large_candidate_gains_nothing_by_being_left_out(kind: str) -> None:
+    tissue, found = organ((94, 94), 45), 0
+    for i in range(30):
+        image = long_texture(kind, tissue.shape, np.random.default_rng([10, i]))
+        smooth = (-1) ** i * ndimage.gaussian_filter(image, 1.0)
+        labels, _ = ndimage.label((smooth > np.median(smooth[tissue]) + 0.5 * smooth[tissue].std()) & tissue)
+        largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+        found += surrogate_max_test(image, tissue, [largest], n_surrogates=59, seed=i)[0].p_value <= 0.05
+    assert found / 30 <= allowed(30)
+
+
+def test_where_few_patches_leave_it_open_the_test_abstains() -> None:
+    tissue = organ((94, 94), 45)
+    image = texture_field(tissue.shape, 15.0, np.random.default_rng(3))
+    lesion = ball(tissue.shape, (46, 60), 8)
+    p, reasons = [], []
+    for contrast in np.arange(0, 12, 1.5):
+        [result] = surrogate_max_test(image + contrast * lesion, tissue, [lesion], n_surrogates=39, seed=0)
+        p.append(result.p_value)
+        reasons.append(str(result.abstained))
+    # Nothing, then what depends on the correlation, then what is found whatever it is.
+    assert p[0] > 0.1
+    assert any("independent patches: p is 0.025 to" in reason for reason in reasons)
+    assert p[-1] == 1 / 40
+
+
+@pytest.mark.parametrize("kind", ["gaussian 15", "exponential 12"])
+def test_a_glaring_lesion_is_found_where_patches_are_few(kind: str) -> None:
+    tissue, found = organ((94, 94), 45), []
+    for i in range(5):
+        rng = np.random.default_rng([9, i])
+        image = long_texture(kind, tissue.shape, rng)
+        lesion = ball(tissue.shape, tuple(46 + rng.uniform(-15, 15, 2)), 7)
+        soft = ndimage.gaussian_filter(lesion.astype(float), 1.0)
+        [result] = surrogate_max_test(image + 8 * image.std() * soft, tissue, [lesion], n_surrogates=39, seed=i)
+        assert result.engine == "ball-scan, few patches"
+        found.append(result.p_value <= 0.05)
+    assert np.mean(found) >= 0.8
 
 
 def test_lesions_of_two_standard_deviations_are_found() -> None:
@@ -227,7 +327,6 @@ def test_too_little_texture_makes_the_test_abstain(rng: np.random.Generator) -> 
     tissue = organ((60, 60), 29)
     spot, most = ball(tissue.shape, (30, 30), 4), ball(tissue.shape, (30, 30), 28)
     kinds = {
-        "independent patches": (texture("9", tissue.shape, rng), spot),
         "constant": (np.zeros(tissue.shape), spot),
         "voxels of tissue": (texture("1", tissue.shape, rng), most),
     }
@@ -267,6 +366,22 @@ def test_bad_input_is_refused_in_one_line(change: dict, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         surrogate_max_test(**(arguments | change))
     assert "\n" not in str(caught.value)
+
+
+def test_contrasts_grow_fastest_in_smooth_fields(rng: np.random.Generator) -> None:
+    tissue = organ((94, 94), 45)
+    scan = BallScan(tissue.astype(np.float32), (1.0, 1.0))
+    noise, rough, smooth = (
+        steepest_growth(scan, (field * tissue).astype(np.float32))
+        for field in (
+            rng.standard_normal(tissue.shape),
+            texture_field(tissue.shape, 30.0, rng, kind="exponential"),
+            texture_field(tissue.shape, 30.0, rng),
+        )
+    )
+    assert noise < 0 < rough < 0.5 * smooth
+    small = organ((14, 14), 6)
+    assert steepest_growth(BallScan(small.astype(np.float32), (1.0, 1.0)), small.astype(np.float32)) == np.inf
 
 
 def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) -> None:

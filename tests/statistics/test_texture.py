@@ -10,7 +10,8 @@ from scipy.stats import kstest, norm
 from anatrust.errors import InputError
 from anatrust.statistics import ball_scan
 from anatrust.statistics.ball_scan import BallScan, block_sums, halve
-from anatrust.statistics.texture import fit_texture, normal_scores, ranked
+from anatrust.statistics.tail_scores import tail_scores
+from anatrust.statistics.texture import SmoothTexture, fit_texture, normal_scores, ranked
 
 
 def disc(shape: tuple[int, ...], radius: float) -> np.ndarray:
@@ -58,6 +59,38 @@ def test_ranks_by_counting_are_those_by_sorting(rng: np.random.Generator) -> Non
             assert np.abs(got - expected).max() < 0.1
             assert got[few.argmax()] == ladder[-1]
             assert got[few.argmin()] == ladder[0]
+
+
+@pytest.mark.parametrize("transform", [lambda z: z, lambda z: np.exp(0.7 * z), lambda z: 100 - np.exp(z)])
+def test_tails_are_extrapolated_as_shifted_lognormals(transform, rng: np.random.Generator) -> None:
+    z = rng.standard_normal(40_000)
+    lesion = np.linspace(5, 8, 80)  # two in a thousand, beyond everything that was seen
+    scores = tail_scores(transform(np.append(z, lesion)).astype(np.float32))
+    own, far = np.abs(scores[:40_000] - np.sign(scores[0] * z[0]) * z), np.abs(scores[40_000:])
+    assert scores.dtype == np.float32
+    assert np.median(own) < 0.12
+    assert np.allclose(far, lesion, rtol=0.25)
+
+
+def test_tail_scores_need_no_spread() -> None:
+    assert (tail_scores(np.ones(50, dtype=np.float32)) == 0).all()
+    half = np.concatenate([np.zeros(60), np.arange(1, 41)]).astype(np.float32)
+    scores = tail_scores(half)  # half of the values are the lowest one, as air is in CT
+    assert np.isfinite(scores).all()
+    assert (np.diff(scores) >= 0).all()
+    assert scores[0] == 0 < scores[-1]
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((60, 50), (1.0, 2.0)), ((20, 24, 10), (1.0, 1.0, 3.0))])
+def test_smooth_fields_have_the_correlation_asked_for(shape, spacing, rng: np.random.Generator) -> None:
+    texture = SmoothTexture(shape, spacing, 8.0)
+    fields = [f for _ in range(400) for f in texture.pair(rng)]
+    assert {(f.shape, f.dtype) for f in fields} == {(shape, np.dtype(np.float32))}
+    stack = np.stack(fields).reshape(800, -1)
+    one, far = np.ravel_multi_index([0] * len(shape), shape), np.ravel_multi_index([4] * len(shape), shape)
+    away = 16 * sum(s**2 for s in spacing)
+    assert stack.var(axis=0).mean() == pytest.approx(1.0, abs=0.1)
+    assert (stack[:, one] * stack[:, far]).mean() == pytest.approx(np.exp(-away / 64), abs=0.12)
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])

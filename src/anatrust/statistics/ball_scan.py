@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ _LATER_RADII: tuple[float, ...] = (2.0, 2.83)
 # A ball's surroundings are the ball of the scale this much further on, 2.83 times as wide.
 _SURROUND = 3
 # Voxels summed at a time: they stay in the first cache.
-_BLOCK = 1024
+_BLOCK = 512
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[misc, unused-ignore]
@@ -95,7 +96,10 @@ class _Level:
         """Sums over the balls of every radius at this level."""
         # Blocks may reach past the end and balls past the beginning of the flat array.
         margin = int(np.abs(self.offsets).max(initial=0)) + _BLOCK
-        padded = np.pad(np.pad(level, self.pad).reshape(-1), margin)
+        shape = [n + before + after for n, (before, after) in zip(level.shape, self.pad, strict=True)]
+        padded = np.zeros(math.prod(shape) + 2 * margin, dtype=np.float32)
+        inner = tuple(slice(before, before + n) for n, (before, _) in zip(level.shape, self.pad, strict=True))
+        padded[margin:-margin].reshape(shape)[inner] = level
         found = shell_sums(padded, self.blocks + margin, self.offsets, self.ends, self.centres + margin, self.stops)
         return np.split(found, self.stops[:-1])
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from anatrust.statistics.ball_scan import BallScan
 
-__all__ = ["SHARES", "Members", "ScanStatistic"]
+__all__ = ["SHARES", "Members", "ScanStatistic", "steepest_growth"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -188,3 +188,19 @@ class ScanStatistic:
                 scores[row] = (mine.max() - middle) / spread, (middle - mine.min()) / spread
             result.append(scores)
         return result
+
+
+def steepest_growth(scan: BallScan, field: FloatArray) -> float:
+    """How fast a field's contrasts grow with the size of the balls, where they grow fastest.
+
+    The largest logarithm of the ratio of the spreads of two neighbouring scales: near 1 or above
+    for smooth fields, whose contrasts grow with the square of the radius, near 0.3 for rough ones,
+    below 0 for noise. Infinite where too few scales have surroundings to tell.
+    """
+    # Single voxels are left out: their step to the smallest ball depends on the grid.
+    spreads = [
+        deciles(contrast, 1)[1]
+        for contrast, scale in zip(scan.contrasts(field), scan.scales, strict=True)
+        if scale.around is not None
+    ][1:]
+    return float(np.diff(np.log(spreads)).max(initial=-np.inf)) if len(spreads) > 1 else np.inf

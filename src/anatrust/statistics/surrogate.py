@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from anatrust.errors import InputError
-from anatrust.statistics.ball_scan import BallScan, block_sums
+from anatrust.statistics.ball_scan import BallScan
+from anatrust.statistics.coarse_tissue import CoarseTissue, grown
 from anatrust.statistics.result import VALID_FOR, TestResult
-from anatrust.statistics.scan_statistic import Combination, ScanStatistic
-from anatrust.statistics.texture import TextureModel, fit_texture, normal_scores, ranked
+from anatrust.statistics.scan_statistic import Combination, Members, ScanStatistic, steepest_growth
+from anatrust.statistics.tail_scores import tail_scores
+from anatrust.statistics.texture import SmoothTexture, fit_texture, normal_scores, ranked
 
 __all__ = ["Direction", "surrogate_max_test"]
 
@@ -23,12 +26,18 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Direction = Literal["both", "brighter", "darker"]
 
-# Voxels at which the tissue is simulated at most, for one feature and for several.
-_MAX_VOXELS, _MAX_VOXELS_MANY = 30_000, 8_000
 _MIN_VOXELS = 200
 # Independent patches, by the tapered covariance, which shortens long correlations: the estimate stays above
-# about 50 (2-D) and 100 (3-D) however long they are. Simulated level of 0.05 below these limits: up to 0.3.
-_MIN_LENGTHS = {2: 150.0, 3: 250.0}
+# about 20 (2-D) and 100 (3-D) however long they are. Below these limits ranks and one fitted correlation
+# gave a simulated level of up to 0.3 at 0.05, so the test takes its other form.
+_FEW_PATCHES = {2: 150.0, 3: 250.0}
+# Lengths of the smooth fields of that form, as shares of the diameter of a ball of the tissue's volume, and how
+# many pairs of each are drawn to see whether the tissue may be as smooth.
+_LENGTHS = (0.1, 0.2, 0.4, 0.8)
+_PAIRS = 20
+_ROUGHER = 0.5
+# Where the forms disagree whether p is at most this, the test abstains.
+_UNSURE = 0.1
 # A candidate of more than this share of the tissue is left out when the texture is fitted.
 _LARGE = 0.02
 _LEAST_WIDTH = 0.05
@@ -82,9 +91,9 @@ def surrogate_max_test(
         In the order of the candidates. ``statistic`` is in units of the distance between the
         median and the 95th percentile of the null maximum of its scale, 0 at its median. p is
         familywise already: no correction for the number of candidates is needed within a tissue.
-        All abstain when the tissue has too few voxels (200, after coarsening), holds fewer
-        than 150 (2-D) or 250 (3-D) independent patches, or is nearly constant; one abstains
-        when it leaves too little of the tissue to compare with.
+        All abstain when the tissue has too few voxels (200, after coarsening) or is nearly constant;
+        one abstains when it leaves too little of the tissue to compare with, or where patches are few
+        and it depends on the correlation whether p is below 0.1.
 
     Raises
     ------
@@ -100,7 +109,12 @@ def surrogate_max_test(
     Young): every p is ranked among the maxima over all scales, so the family is every ball
     that could have been a candidate. ``tests/statistics/test_surrogate.py`` simulates it for
     balls of six sizes and thresholded components together, the null-validity study measures
-    it. In real organs vessels, rims and a second texture differ from the texture and are found.
+    it. Where the tissue holds fewer than 150 (2-D) or 250 (3-D) independent patches a candidate must
+    also stand out when the marginal is a shifted lognormal on each side of its median, with a tail
+    no lighter than the normal one, and whatever the correlation: the p-value is the largest over
+    ranks, and over such scores against the fitted correlation and smooth ones of 0.1 to 0.8 of the
+    tissue's diameter, unless the tissue is plainly rougher. In real organs vessels, rims and a second
+    texture differ from the texture and are found.
 
     Notes
     -----
@@ -110,7 +124,20 @@ def surrogate_max_test(
     (and of both signs and all features) are brought to one unit by their median and 95th
     percentile, which for nearly Gumbel maxima weighs their tails alike, as min-p would. Several
     features are simulated independently: by Šidák's inequality the maximum over dependent
-    Gaussian features is no larger. Tissues of more than 30 000 voxels (8 000 for several
+    Gaussian features is no larger.
+
+    With few patches (long correlations) some place is always the brightest, ranks cannot tell by
+    how much, and a correlation estimated from few patches may be far off: by ranks and the fitted
+    correlation alone up to 0.9 of such textures hold something "significant" at 0.05. There the
+    scores of `anatrust.statistics.tail_scores` extrapolate the marginal, in the tissue and in
+    each surrogate alike. A candidate of more than 2 % of the tissue is left out of the marginal;
+    surrogates lose as large a share, their most extreme values, so that choosing what to leave
+    out gains nothing. The least favourable correlation decides: the smoother a field, the fewer
+    its independent places and the heavier the tail of its standardised maximum, hence the smooth
+    ones, up to the first whose contrasts, in each of 40 draws, grow from scale to scale more than
+    twice as fast as the tissue's. Rough ones are represented by the fit.
+
+    Tissues of more than 30 000 voxels (8 000 for several
     features) are averaged over blocks first. Cost: `n_surrogates` · d / 2 FFTs of the coarse
     box and about 90 additions a voxel of it for each surrogate.
 
@@ -118,7 +145,8 @@ def surrogate_max_test(
     ----------
     Westfall & Young, Resampling-Based Multiple Testing (1993) (maximum of the null);
     Burt et al., NeuroImage 220 (2020) (surrogates with a map's autocorrelation); Kulldorff,
-    Commun. Stat. 26 (1997) (scan statistics); Šidák, JASA 62 (1967).
+    Commun. Stat. 26 (1997) (scan statistics); Šidák, JASA 62 (1967); Berger &
+    Boos, JASA 89 (1994) (the largest p over what is not known).
 
     Examples
     --------
@@ -139,165 +167,160 @@ def surrogate_max_test(
         raise InputError(f"the direction is '{direction}': choose one of {', '.join(get_args(Direction))}")
     if not candidates:
         return []
-    tissue = _Coarse.of(np.asarray(features), np.asarray(domain), [np.asarray(c) for c in candidates], spacing)
+    tissue = CoarseTissue.of(np.asarray(features), np.asarray(domain), [np.asarray(c) for c in candidates], spacing)
     abstain = partial(TestResult.abstain, null="surrogate-max", floor=1 / (n_surrogates + 1))
     count = int(np.count_nonzero(tissue.mask))
     large = [share > 0 for share in tissue.candidates if share.sum() > _LARGE * count]
-    rest = tissue.mask & ~np.any([_grown(mask) for mask in large] or [np.zeros_like(tissue.mask)], axis=0)
+    rest = tissue.mask & ~np.any([grown(mask) for mask in large] or [np.zeros_like(tissue.mask)], axis=0)
     remaining = int(np.count_nonzero(rest))
     if remaining < _MIN_VOXELS:
         reason = f"only {remaining} voxels of tissue beside the candidates; surrogates need {_MIN_VOXELS}"
         return [abstain(reason) for _ in candidates]
-    textures = [_fit(field, tissue.mask, rest, tissue.spacing) for field in tissue.fields]
-    known = [texture for texture in textures if texture is not None]
-    if len(known) < len(textures):
+    if not all(np.subtract(*np.quantile(field[rest], (0.75, 0.25))) > 0 for field in tissue.fields):
         return [abstain("the tissue is nearly constant: there is no texture to compare with") for _ in candidates]
-    lengths, needed = min(model.n_lengths for _, model in known), _MIN_LENGTHS[tissue.mask.ndim]
-    if lengths < needed:
-        reason = f"the tissue holds only {lengths:.0f} independent patches; {needed:.0f} are needed"
-        return [abstain(reason) for _ in candidates]
+    ranks, lengths = _ranks(tissue, rest)
     statistic = ScanStatistic(BallScan(tissue.mask.astype(np.float32), tissue.spacing))
+    few = lengths < _FEW_PATCHES[tissue.mask.ndim]
+    forms = [ranks, *_tails(tissue, rest, statistic.scan, seed)] if few else [ranks]
     members = [statistic.members(statistic.scan.means(share)) for share in tissue.candidates]
     # The family: every scale, and whatever else a candidate is compared by.
     everything = {(scale, 0) for scale in range(len(statistic.scan.scales))}
     family = sorted(everything.union(*(own.combinations for own in members)))
-    observed = [statistic.scores(scores, members) for scores, _ in known]
-    null = _null_maxima(statistic, tissue.mask, family, [model for _, model in known], n_surrogates, seed)
-    middle = np.median(null, axis=0)
-    # In these units the upper tails of all scales, features and sides weigh the same in the maximum.
-    # (Where ranks leave a maximum no freedom, as that of single voxels, its tail is no unit.)
-    width = np.maximum(np.quantile(null, 0.95, axis=0) - middle, _LEAST_WIDTH * np.abs(middle) + 1e-9)
     sides = list(_SIDES[direction])
-    largest = ((null - middle) / width)[..., sides].max(axis=(1, 2, 3))
-    row = {combination: number for number, combination in enumerate(family)}
+    found = [_judged(form, statistic, tissue.mask, members, family, sides, n_surrogates, seed) for form in forms]
     results = []
-    for own, *scores in zip(members, *observed, strict=True):
-        rows = [row[combination] for combination in own.combinations]
-        if not rows:
+    for number, own in enumerate(members):
+        if not own.combinations:
             results.append(abstain("the candidate is too large for the tissue, or too small for its resolution"))
             continue
-        value = float(((np.array(scores) - middle[:, rows]) / width[:, rows])[..., sides].max())
+        p, value = max((p, -value) for p, value in (values[number] for values in found))
+        least = min(values[number][0] for values in found)
+        if least <= _UNSURE < p:
+            reason = f"the tissue holds only about {lengths:.0f} independent patches: p is {least:.2g} to {p:.2g}"
+            results.append(abstain(f"{reason}, depending on a correlation that cannot be known from so few"))
+            continue
         results.append(
             TestResult(
-                statistic=value,
-                p_value=float((1 + np.count_nonzero(largest >= value)) / (1 + n_surrogates)),
+                statistic=-value,
+                p_value=p,
                 floor=1 / (1 + n_surrogates),
                 n_draws=n_surrogates,
                 null="surrogate-max",
-                engine="ball-scan",
+                engine="ball-scan, few patches" if few else "ball-scan",
                 valid_for=VALID_FOR["surrogate-max"],
             )
         )
     return results
 
 
+class _Texture(Protocol):
+    def pair(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]: ...
+
+
 @dataclass(frozen=True, eq=False)
-class _Coarse:
-    """The tissue cropped and averaged over blocks."""
+class _Form:
+    """One way to score the tissue, and the surrogates to compare it with."""
 
-    mask: BoolArray
-    spacing: tuple[float, ...]
-    fields: FloatArray  # (d, *shape)
-    candidates: list[FloatArray]  # share of each voxel's tissue that is the candidate
-
-    @classmethod
-    def of(
-        cls,
-        features: npt.NDArray[np.floating],
-        domain: BoolArray,
-        candidates: list[BoolArray],
-        spacing: Sequence[float] | None,
-    ) -> _Coarse:
-        ndim = domain.ndim
-        if ndim not in (2, 3) or features.ndim not in (ndim, ndim + 1) or features.shape[:ndim] != domain.shape:
-            raise InputError(f"features {features.shape} do not fit a domain of shape {domain.shape}")
-        voxels = []
-        for number, candidate in enumerate(candidates):
-            if candidate.shape != domain.shape:
-                raise InputError(f"candidate {number} has shape {candidate.shape}, the domain {domain.shape}")
-            voxels.append(np.flatnonzero(candidate))
-            if not voxels[-1].size:
-                raise InputError(f"candidate {number} is empty: there is nothing to test")
-        step = np.ones(ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
-        if step.shape != (ndim,) or not (np.isfinite(step).all() and (step > 0).all()):
-            raise InputError(f"the spacing must be {ndim} positive numbers, not {spacing}")
-        tissue = domain.astype(bool)
-        tissue.reshape(-1)[np.concatenate(voxels)] = True
-        box = []
-        for axis in range(ndim):
-            along = np.flatnonzero(tissue.any(axis=tuple(a for a in range(ndim) if a != axis)))
-            box.append(slice(int(along[0]), int(along[-1]) + 1))
-        tissue = tissue[tuple(box)]
-        values = features[tuple(box)].reshape(*tissue.shape, -1)
-        if not np.isfinite(values[tissue]).all():
-            raise InputError("a feature in the domain is NaN or infinite: leave such voxels out of the domain")
-        limit = _MAX_VOXELS if values.shape[-1] == 1 else _MAX_VOXELS_MANY
-        share, factors = tissue.astype(np.float32), np.ones(ndim, dtype=int)
-        while np.count_nonzero(share >= 0.5 * factors.prod()) > limit:
-            # One finest axis at a time becomes a voxel coarser until the tissue is small enough.
-            factors[int(np.argmin(np.round(step * factors, 6)))] += 1
-            share = block_sums(tissue.astype(np.float32), factors)
-        mask = share >= 0.5 * factors.prod()
-        amount = np.where(mask, share, np.float32(1.0))
-        sums = block_sums(np.where(tissue[..., None], values, 0).astype(np.float32), factors)
-        fields = np.moveaxis(np.where(mask[..., None], sums / amount[..., None], np.float32(0.0)), -1, 0)
-        held = []
-        for own in voxels:
-            where = [i - edge.start for i, edge in zip(np.unravel_index(own, domain.shape), box, strict=True)]
-            blocks = np.ravel_multi_index([i // f for i, f in zip(where, factors, strict=True)], mask.shape)
-            counts = np.bincount(blocks, minlength=mask.size).reshape(mask.shape).astype(np.float32)
-            held.append(np.where(mask, counts / amount, np.float32(0.0)))
-        return cls(mask, tuple(step * factors), np.ascontiguousarray(fields), held)
+    observed: list[FloatArray]
+    textures: Sequence[_Texture]
+    scored: Sequence[Callable[[FloatArray], FloatArray]]
+    """For each feature: values of a surrogate in the tissue → their scores."""
 
 
-def _grown(mask: BoolArray) -> BoolArray:
-    """A mask and its neighbours, which a blurred object also reaches."""
-    grown = mask.copy()
-    for axis in range(mask.ndim):
-        ahead = tuple(slice(1, None) if a == axis else slice(None) for a in range(mask.ndim))
-        behind = tuple(slice(None, -1) if a == axis else slice(None) for a in range(mask.ndim))
-        grown[ahead] |= mask[behind]
-        grown[behind] |= mask[ahead]
-    return grown
+def _ranks(tissue: CoarseTissue, rest: BoolArray) -> tuple[_Form, float]:
+    """Normal scores by ranks, surrogates of the correlation fitted to them, and how many patches it leaves."""
+    observed, textures = [], []
+    for field in tissue.fields:
+        scores = _spread_out(normal_scores(field[tissue.mask], field[rest]), tissue.mask)
+        observed.append(scores)
+        textures.append(fit_texture(np.where(rest, scores, np.float32(0.0)), rest, spacing=tissue.spacing))
+    order = np.arange(np.count_nonzero(tissue.mask), dtype=np.float64)
+    # Surrogates are ranked as the tissue is: ranking sharpens the highest peak where patches are few.
+    scored = partial(ranked, ladder=normal_scores(order, order))
+    return _Form(observed, textures, [scored] * len(observed)), min(texture.n_lengths for texture in textures)
 
 
-def _fit(
-    field: FloatArray, mask: BoolArray, rest: BoolArray, spacing: tuple[float, ...]
-) -> tuple[FloatArray, TextureModel] | None:
-    """Normal scores and autocorrelation of one feature; None when half of the tissue has one single value."""
-    low, high = np.quantile(field[rest], (0.25, 0.75))
-    if not high > low:
-        return None
-    scores = np.zeros_like(field)
-    scores[mask] = normal_scores(field[mask], field[rest])
-    return scores, fit_texture(np.where(rest, scores, np.float32(0.0)), rest, spacing=spacing)
+def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> list[_Form]:
+    """Scores with extrapolated tails, against the correlations among which the true one is not known.
+
+    Large candidates are left out of the marginal. They were chosen by looking, so what is left is
+    cut off; surrogates lose as large a share at the same end, their most extreme values whatever
+    their place, which cuts off no less.
+    """
+    count, gone = np.count_nonzero(tissue.mask), tissue.mask & ~rest
+    observed, fitted, scored = [], [], []
+    for field in tissue.fields:
+        middle = np.median(field[tissue.mask])
+        below = float(np.count_nonzero(gone & (field <= middle)) / count)
+        left_out = (below, float(np.count_nonzero(gone) / count) - below)
+        scores = _spread_out(tail_scores(field[tissue.mask], field[rest]), tissue.mask)
+        observed.append(scores)
+        fitted.append(fit_texture(np.where(rest, scores, np.float32(0.0)), rest, spacing=tissue.spacing))
+        scored.append(partial(tail_scores, left_out=left_out))
+    ndim, volume = tissue.mask.ndim, count * float(np.prod(tissue.spacing))
+    diameter = 2 * (math.sqrt(volume / math.pi) if ndim == 2 else (3 * volume / (4 * math.pi)) ** (1 / 3))
+    growth = max(steepest_growth(scan, scores) for scores in observed)
+    textures: list[Sequence[_Texture]] = [fitted]
+    for share in _LENGTHS:
+        smooth = SmoothTexture(tissue.mask.shape, tissue.spacing, share * diameter)
+        textures.append([smooth] * len(observed))
+        drawn = [field for k in range(_PAIRS) for field in smooth.pair(np.random.default_rng([seed, 0, k]))]
+        scored_fields = [_spread_out(tail_scores(field[tissue.mask]), tissue.mask) for field in drawn]
+        # A tissue plainly rougher than every one of these is rougher than fields of any greater length.
+        if growth < _ROUGHER * min(steepest_growth(scan, field) for field in scored_fields):
+            break
+    return [_Form(observed, own, scored) for own in textures]
+
+
+def _spread_out(values: FloatArray, mask: BoolArray) -> FloatArray:
+    """Values of the tissue's voxels as an image, 0 elsewhere."""
+    image = np.zeros(mask.shape, dtype=np.float32)
+    image[mask] = values
+    return image
+
+
+def _judged(
+    form: _Form,
+    statistic: ScanStatistic,
+    mask: BoolArray,
+    members: list[Members],
+    family: list[Combination],
+    sides: list[int],
+    n_surrogates: int,
+    seed: int,
+) -> list[tuple[float, float]]:
+    """p-value and statistic of every candidate by one form."""
+    null = _null_maxima(form, statistic, mask, family, n_surrogates, seed)
+    middle = np.median(null, axis=0)
+    # In these units the upper tails of all scales, features and sides weigh the same in the maximum.
+    # (Where ranks leave a maximum no freedom, as that of single voxels, its tail is no unit.)
+    width = np.maximum(np.quantile(null, 0.95, axis=0) - middle, _LEAST_WIDTH * np.abs(middle) + 1e-9)
+    largest = ((null - middle) / width)[..., sides].max(axis=(1, 2, 3))
+    row = {combination: number for number, combination in enumerate(family)}
+    observed = [statistic.scores(field, members) for field in form.observed]
+    found = []
+    for own, *scores in zip(members, *observed, strict=True):
+        rows = [row[combination] for combination in own.combinations]
+        value = float(((np.array(scores) - middle[:, rows]) / width[:, rows])[..., sides].max(initial=-np.inf))
+        found.append((float((1 + np.count_nonzero(largest >= value)) / (1 + n_surrogates)), value))
+    return found
 
 
 def _null_maxima(
-    statistic: ScanStatistic,
-    mask: BoolArray,
-    family: list[Combination],
-    models: list[TextureModel],
-    count: int,
-    seed: int,
+    form: _Form, statistic: ScanStatistic, mask: BoolArray, family: list[Combination], count: int, seed: int
 ) -> npt.NDArray[np.float64]:
     """Maxima of surrogate fields, ``(count, features, combinations, 2)``."""
-    inside = np.flatnonzero(mask)
-    order = np.arange(inside.size, dtype=np.float64)
-    ladder = normal_scores(order, order)
 
-    def maxima(field: FloatArray) -> npt.NDArray[np.float64]:
-        # Surrogates are ranked as the tissue is: ranking sharpens the highest peak where patches are few.
-        scores = np.zeros(mask.size, dtype=np.float32)
-        scores[inside] = ranked(field.reshape(-1)[inside], ladder)
-        return statistic.maxima(scores.reshape(mask.shape), family)
+    def maxima(field: FloatArray, feature: int) -> npt.NDArray[np.float64]:
+        return statistic.maxima(_spread_out(form.scored[feature](field[mask]), mask), family)
 
     def pair(task: tuple[int, int]) -> list[npt.NDArray[np.float64]]:
         feature, number = task
-        return [maxima(field) for field in models[feature].pair(np.random.default_rng([seed, feature, number]))]
+        fields = form.textures[feature].pair(np.random.default_rng([seed, feature, number]))
+        return [maxima(field, feature) for field in fields]
 
     # Each pair has its own generator, so the result does not depend on the number of threads.
-    tasks = [(feature, number) for feature in range(len(models)) for number in range(-(-count // 2))]
+    tasks = [(feature, number) for feature in range(len(form.textures)) for number in range(-(-count // 2))]
     with ThreadPoolExecutor(_THREADS) as threads:
         drawn = [found for both in threads.map(pair, tasks) for found in both]
-    return np.array(drawn).reshape(len(models), -1, len(family), 2)[:, :count].swapaxes(0, 1)
+    return np.array(drawn).reshape(len(form.textures), -1, len(family), 2)[:, :count].swapaxes(0, 1)

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 
 from anatrust.errors import InputError
 
-__all__ = ["TextureModel", "fit_texture", "normal_scores", "ranked"]
+__all__ = ["SmoothTexture", "TextureModel", "fit_texture", "normal_scores", "ranked"]
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -25,6 +25,11 @@ _CLIP = 3.5
 _REACH = 0.35
 # A correlation below this may wrap around the torus.
 _CORRELATED = 0.15
+# Parts of a smooth field with less than this share of the largest part's variance are left out.
+_NEGLIGIBLE = 1e-6
+# Quantiles of the normal distribution, of variance 1 together: one for each number of 16 bits.
+_NORMAL = np.asarray(ndtri((np.arange(1 << 16) + 0.5) / (1 << 16)), dtype=np.float32)
+_NORMAL /= np.sqrt(np.mean(_NORMAL**2, dtype=np.float64)).astype(np.float32)
 
 
 def normal_scores(values: npt.NDArray[np.floating], reference: npt.NDArray[np.floating]) -> FloatArray:
@@ -105,14 +110,56 @@ class TextureModel:
     def pair(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Two independent fields of variance 1, float32, shape `shape`.
 
-        Real and imaginary part of one inverse transform: O(N log N) for both.
+        Real and imaginary part of one inverse transform: O(N log N) for both. Each number of the
+        noise is one of 65 536 quantiles of the normal distribution, drawn with 16 bits: four times as
+        fast as normal numbers, and a voxel sums thousands of them.
         """
         torus = self.amplitude.shape
-        noise = rng.standard_normal((*torus, 2), dtype=np.float32).view(np.complex64)[..., 0]
+        bits = np.frombuffer(rng.bytes(4 * self.amplitude.size), dtype="<u2")
+        noise = _NORMAL.take(bits, mode="clip").reshape(*torus, 2).view(np.complex64)[..., 0]
         noise *= self.amplitude
         field = scipy.fft.ifftn(noise, norm="ortho", overwrite_x=True)
         crop = tuple(slice(0, n) for n in self.shape)
         return np.ascontiguousarray(field.real[crop]), np.ascontiguousarray(field.imag[crop])
+
+
+class SmoothTexture:
+    """A stationary Gaussian field with the correlation exp(−(h / length)²), the smoothest there is.
+
+    Parameters
+    ----------
+    shape
+        Shape of the fields.
+    spacing
+        Voxel size along each axis.
+    length
+        Distance at which the correlation has fallen to 1/e, in the unit of the spacing.
+
+    Notes
+    -----
+    This correlation is a product over the axes, so a field is a block of normal numbers
+    multiplied by one factor an axis; long lengths need few of them. Exact but for shares of
+    the variance below 1e-6 of the largest; no torus, so nothing wraps around.
+    """
+
+    def __init__(self, shape: Sequence[int], spacing: Sequence[float], length: float) -> None:
+        self.factors: list[FloatArray] = []
+        for count, step in zip(shape, spacing, strict=True):
+            where = np.arange(count) * float(step)
+            values, vectors = np.linalg.eigh(np.exp(-(((where[:, None] - where) / length) ** 2)))
+            used = values > _NEGLIGIBLE * values.max()
+            self.factors.append((vectors[:, used] * np.sqrt(values[used])).astype(np.float32))
+
+    def pair(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Two independent fields of variance 1, float32; O(voxels · factors of the longest axis)."""
+        return self._field(rng), self._field(rng)
+
+    def _field(self, rng: np.random.Generator) -> FloatArray:
+        field: FloatArray = rng.standard_normal([f.shape[1] for f in self.factors], dtype=np.float32)
+        for factor in self.factors:
+            # Each product turns the axes on by one, so that after all of them they are in order again.
+            field = np.tensordot(field, factor, axes=(0, 1))
+        return np.ascontiguousarray(field)
 
 
 def fit_texture(scores: FloatArray, tissue: BoolArray, *, spacing: Sequence[float]) -> TextureModel:
