@@ -38,8 +38,8 @@ class CrossCalibration:
     Guarantee
     ---------
     For a usual scan whose patient is exchangeable with the n fitted ones, P(p ≤ t) ≤ 2 t for every t: a factor 2
-    more than with patients held out from fitting, the price of using everybody twice. It assumes that detectors do
-    not depend on the order of the patients. In practice the share is near t
+    more than with patients held out from fitting, the price of using everybody twice. Detectors must treat patients
+    alike: those that depend on the order (forests draw rows) get them in random order. In practice the share is near t
     (`tests/ood/test_cross.py` measures both).
 
     References
@@ -122,8 +122,9 @@ def fit_cross_screener(
         raise InputError(f"{len(everyone)} usual patients are enough to hold some out: calibrate on those instead")
     patients_for_rate(flag_rate)
     members, scores = [], []
-    for name in everyone:
+    for number, name in enumerate(everyone):
         rest = [i for i, patient in enumerate(patients) if patient != name]
+        rest = [rest[k] for k in np.random.default_rng([seed, number]).permutation(len(rest))]
         member = fit_screener(
             deepcopy(list(detectors)),  # fitting changes a detector
             [inside[i] for i in rest],
