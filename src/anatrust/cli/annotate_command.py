@@ -55,6 +55,10 @@ def annotate_command(
     boxes_in: Annotated[
         str | None, typer.Option(metavar="UNIT", help="vlm: boxes in pixels, thousand or unit; as trained by default.")
     ] = None,
+    keys: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="vlm, volumes: slices asked about in each plane (default 3).")
+    ] = None,
+    tri_planar: Annotated[bool, typer.Option("--tri-planar", help="vlm, volumes: three planes vote.")] = False,
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="vlm: an OpenAI-compatible server, by default on this machine.")
     ] = None,
@@ -101,6 +105,8 @@ def annotate_command(
         device=device,
         convention=boxes_in,
         send_images=send_images,
+        keys=keys,
+        tri_planar=tri_planar,
     )
     with progress_bar(quiet or json) as progress:
         found = annotate(

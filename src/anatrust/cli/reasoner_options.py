@@ -31,7 +31,7 @@ def make_reasoner(
     if "model" not in told:
         raise InputError("the reasoner 'vlm' needs --model: a folder, or with --endpoint a name on the server")
     from anatrust.models.planner_endpoint import Endpoint
-    from anatrust.pipeline.language import LanguageOptions, language_reasoner
+    from anatrust.pipeline.language import LanguageOptions, volume_reasoner
 
     place: tuple[str, str] | None = None
     if keyring is not None:
@@ -42,4 +42,4 @@ def make_reasoner(
     if endpoint is None and (key_file or keyring):
         raise InputError("a key belongs to an --endpoint: name one, or leave the key out")
     server = None if endpoint is None else Endpoint(endpoint, key_file, place)
-    return language_reasoner(LanguageOptions(**told, endpoint=server))
+    return volume_reasoner(LanguageOptions(**told, endpoint=server))

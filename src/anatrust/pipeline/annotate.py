@@ -80,7 +80,7 @@ def annotate(
         a vision-language model, which has to be told its model.
     regions
         Numbered regions that somebody outlined in the scan (path or object): each is named. A vision-language
-        reasoner is asked about each; others name it after the structure that covers most of it.
+        reasoner is asked about each in an image; else it is named after the structure that covers most of it.
     names
         Names of the labels: a built-in table, a JSON file or a mapping.
     modality, spacing, series
@@ -188,7 +188,7 @@ def _named(
     reasoner: Reasoner, target: Scan, outlined: LabelMap, references: Sequence[Reference], found: Annotation
 ) -> tuple[NamedRegion, ...]:
     """Names of outlined regions: asked for, or those of the structures that cover them."""
-    if isinstance(reasoner, RegionNamer):
+    if isinstance(reasoner, RegionNamer) and target.grid.ndim == 2:
         return reasoner.name_regions(target, outlined, references)
     told = []
     for region in outlined.labels():

@@ -15,8 +15,9 @@ from anatrust.reference.coordinates import Convention
 
 if TYPE_CHECKING:
     from anatrust.reference.language_reasoner import LanguageReasoner
+    from anatrust.reference.volume_reasoner import VolumeReasoner
 
-__all__ = ["LanguageOptions", "language_reasoner"]
+__all__ = ["LanguageOptions", "language_reasoner", "volume_reasoner"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class LanguageOptions:
         Allows that pictures leave this machine.
     seconds
         Patience with the server for one question.
+    keys, tri_planar
+        Of volumes: key slices asked about in each plane, and whether three planes vote. ``sam2``, where it is given,
+        follows what was drawn through the slices, else they are registered to each other.
 
     Raises
     ------
@@ -63,6 +67,8 @@ class LanguageOptions:
     endpoint: Endpoint | None = None
     send_images: bool = False
     seconds: float = 120.0
+    keys: int = 3
+    tri_planar: bool = False
 
     def __post_init__(self) -> None:
         if self.convention is not None and self.convention not in get_args(Convention):
@@ -120,6 +126,19 @@ def language_reasoner(options: LanguageOptions) -> LanguageReasoner:
         drawing["segmenter"] = TokenSegmenter.load(Path(options.masks), model, sam)
     convention = options.convention or _trained_with(options.adapters)
     return LanguageReasoner(model, convention=convention, **drawing)  # type: ignore[arg-type]
+
+
+def volume_reasoner(options: LanguageOptions) -> VolumeReasoner:
+    """The same for images and volumes: key slices are asked about and followed; parameters and errors as above."""
+    from anatrust.reference.volume_reasoner import VolumeReasoner
+
+    reasoner = language_reasoner(options)
+    more: dict[str, Any] = {}
+    if options.sam2 is not None:
+        from anatrust.models.sam2_volume import Sam2SliceTracker
+
+        more["tracker"] = Sam2SliceTracker.load(options.sam2)
+    return VolumeReasoner(reasoner, keys=options.keys, tri_planar=options.tri_planar, **more)
 
 
 def _trained_with(adapters: Sequence[str]) -> str | None:
