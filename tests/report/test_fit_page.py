@@ -20,7 +20,7 @@ from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.set_curves import SetCurves
 from anatrust.pipeline.sets import SetsSection
 from anatrust.report.fit_page import write_fit_page
-from anatrust.statistics.loss_curves import EMPTY_SET
+from anatrust.statistics.loss_curves import EMPTY_SET, total_loss
 
 GRID = Grid((20, 20), np.diag([1.0, 1.0, 1.0, 1.0]))
 PLAIN = ScoreRecipe("probability")
@@ -43,7 +43,7 @@ def profile() -> Profile:
     outer, inner = [a for a, _ in pairs], [b for _, b in pairs]
     made = calibrate_curves(outer, inner, tuning.recipe, 0.1, structure="<liver>")
     none = calibrate_curves([], [], PLAIN, 0.1, structure="spleen")
-    curves = (SetCurves.of(outer, inner), SetCurves.of([], []))
+    curves = (SetCurves.of_means(*(total_loss(side)[0] / len(side) for side in (outer, inner))), None)
     tunings = (tuning.to_json(), None)
     section = SetsSection((made, none), (1, 2), tunings, 0.1, None, False, "local", curves=curves)
     return Profile("a <b> segmenter", "MR", "0" * 64, sets=section)

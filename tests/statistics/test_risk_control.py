@@ -173,6 +173,9 @@ class TestConformalThreshold:
     def test_growing_losses_and_odd_alphas_are_refused(self) -> None:
         with pytest.raises(InputError, match="monotone"):
             conformal_threshold([LossCurve([0, 5], [1.0, 0.0])] * 20, 0.1, safe="low")
+        falling = [LossCurve([0], [0.0]), LossCurve([0, 5], [1.0, 0.0])]
+        with pytest.raises(InputError, match="curve 1 is not monotone"):
+            weighted_threshold(falling, [1.0, 1.0], 1.0, 0.1, safe="low")
         with pytest.raises(InputError, match="alpha"):
             conformal_threshold([], 1.0, safe="low")
 

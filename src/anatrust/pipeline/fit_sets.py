@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anatrust.conformal.recipe import ScoreRecipe, candidate_recipes
-from anatrust.conformal.sets import SetCalibration, calibrate_curves
+from anatrust.conformal.sets import SetCalibration
 from anatrust.conformal.tuning import Tuning, aimed_risk, choose_recipe
 from anatrust.image.atomic import replacing
 from anatrust.image.volumes import LabelMap
@@ -21,20 +21,14 @@ from anatrust.ood.screen import patient_key
 from anatrust.pipeline.bounds import BoundsSection, fit_bounds
 from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
+from anatrust.pipeline.cohort_losses import CohortLosses
 from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key
 from anatrust.pipeline.patient_record import PatientRecord, read_record, record_patient
 from anatrust.pipeline.plan import learning_patients
 from anatrust.pipeline.screening import ScreeningSection, scan_abnormality
-from anatrust.pipeline.set_curves import SetCurves
 from anatrust.pipeline.sets import SetsSection
-from anatrust.statistics.loss_curves import EMPTY_SET, LossCurve, total_loss
-from anatrust.statistics.risk_control import (
-    RiskThreshold,
-    conformal_threshold,
-    patients_needed,
-    simultaneous_curve,
-)
-from anatrust.statistics.risk_testing import assured_threshold
+from anatrust.statistics.loss_curves import EMPTY_SET
+from anatrust.statistics.risk_control import patients_needed
 
 __all__ = ["FittedSets", "SetOptions", "fit_sets"]
 
@@ -155,10 +149,10 @@ def fit_sets(
     recipes = {label: plain if tuning is None else tuning.recipe for label, tuning in tunings.items()}
     given_masks = all(row.mask is not None for row in rows)
     thresholds = run.provisional(learning, recipes, len(calibrating))
-    learnt = run.records(learning, recipes, thresholds, "learning") if learning else []
-    records = run.records(calibrating, recipes, thresholds, "calibration")
-    calibrations = run.calibrate(records, recipes)
-    groups, thin = run.calibrate_groups(calibrating, records, recipes)
+    learnt = [one.without_losses() for one in run.records(learning, recipes, thresholds, "learning")]
+    records, losses, by_group = run.gather(calibrating, recipes, thresholds)
+    calibrations = run.calibrate(losses, recipes)
+    groups, thin = run.calibrate_groups(by_group, recipes)
     notes += thin
     for name, calibration, tuning in zip(labels.values(), calibrations, tunings.values(), strict=True):
         notes += [
@@ -187,7 +181,7 @@ def fit_sets(
         options.encoder,
         groups,
         split,
-        run.curves(records),
+        tuple(losses.curves(label) for label in labels),
     )
     bounds, more = run.bound(learnt, run.unscreened(calibrating, records), thresholds, given_masks)
     keys = tuple(rows_key([row], []) for row in rows)
@@ -270,21 +264,42 @@ class _Run:
         """
         if not learning:
             return dict.fromkeys(self.labels, (0, EMPTY_SET))
-        everybody = self.records(learning, recipes, None, "learning sets")
+        losses = self._losses()
+        for one in self.records(learning, recipes, None, "learning sets"):
+            losses.add(one)
         aim = aimed_risk(self.options.alpha, calibration_patients)
         found = {}
         for label in self.labels:
-            known = [one.structures[label] for one in everybody if label in one.structures]
-            sides = []
-            for curves, safest in (
-                ([s.outer for s in known if s.outer is not None], 0),
-                ([s.inner for s in known if s.inner is not None], EMPTY_SET),
-            ):
-                total, mass = total_loss(curves)
-                fits = np.flatnonzero(total <= aim * mass + 1e-9)
-                sides.append(safest if not curves or not fits.size else int(fits[-1] if safest == 0 else fits[0]))
-            found[label] = (sides[0], sides[1])
+            (missed, count), (invented, _) = losses.total(label, "outer"), losses.total(label, "inner")
+            small, large = (np.flatnonzero(total <= aim * count + 1e-9) for total in (missed, invented))
+            # Nothing fits, or nobody has the structure: the safe ends.
+            low = int(small[-1]) if count and small.size else 0
+            high = int(large[0]) if count and large.size else EMPTY_SET
+            found[label] = (low, high)
         return found
+
+    def _losses(self) -> CohortLosses:
+        return CohortLosses(
+            self.labels,
+            assurance=self.options.assurance,
+            simultaneous=self.options.simultaneous and len(self.labels) > 1,
+        )
+
+    def gather(
+        self,
+        names: Sequence[str],
+        recipes: Mapping[int, ScoreRecipe],
+        thresholds: Mapping[int, tuple[int, int]],
+    ) -> tuple[list[PatientRecord], CohortLosses, dict[str, CohortLosses]]:
+        """Evidence of the calibration patients, the losses of all of them, and of each group."""
+        found, everybody = [], self._losses()
+        groups: dict[str, CohortLosses] = {}
+        for name, record in zip(names, self.records(names, recipes, thresholds, "calibration"), strict=True):
+            everybody.add(record)
+            if group := self.patients[name][0].group:
+                groups.setdefault(group, self._losses()).add(record)
+            found.append(record.without_losses())
+        return found, everybody, groups
 
     def records(
         self,
@@ -292,9 +307,8 @@ class _Run:
         recipes: Mapping[int, ScoreRecipe],
         thresholds: Mapping[int, tuple[int, int]] | None,
         stage: str,
-    ) -> list[PatientRecord]:
-        """What each patient says, kept so that a killed fit goes on where it stopped."""
-        found = []
+    ) -> Iterator[PatientRecord]:
+        """What each patient says, one after another, kept so that a killed fit goes on where it stopped."""
         for done, name in enumerate(names):
             if self.progress:
                 self.progress(f"sets: {stage}", done, len(names))
@@ -321,8 +335,7 @@ class _Run:
                 )
                 if file is not None:
                     kept.save(file)
-            found.append(kept)
-        return found
+            yield kept
 
     def _abnormality(self, image: LabelledImage) -> float:
         """How strange screening finds a scan with its mask."""
@@ -342,78 +355,42 @@ class _Run:
             if patient_key(name) not in seen
         ]
 
-    def calibrate(
-        self, records: Sequence[PatientRecord], recipes: Mapping[int, ScoreRecipe]
-    ) -> tuple[SetCalibration, ...]:
+    def calibrate(self, losses: CohortLosses, recipes: Mapping[int, ScoreRecipe]) -> tuple[SetCalibration, ...]:
         """The calibration of each structure on some patients."""
-        made = [self._calibrated(records, label, recipes[label]) for label in self.labels]
-        if not self.options.simultaneous or len(made) < 2:
+        made = [self._calibrated(losses, label, recipes[label]) for label in self.labels]
+        if not losses.simultaneous:
             return tuple(made)
-        both = []
-        for side in ("outer", "inner"):
-            curves = [
-                simultaneous_curve(losses)
-                for one in records
-                if (losses := [c for s in one.structures.values() if (c := getattr(s, side)) is not None])
-            ]
-            both.append(self._threshold(curves, "low" if side == "outer" else "high"))
         words = "of each scan's worst structure: "
+        both = (losses.worst("outer", self.options.alpha), losses.worst("inner", self.options.alpha))
         outer, inner = (replace(t, sentence=words + t.sentence) for t in both)
         return tuple(replace(one, outer=outer, inner=inner) for one in made)
 
-    def _calibrated(self, records: Sequence[PatientRecord], label: int, recipe: ScoreRecipe) -> SetCalibration:
-        known = [one.structures[label] for one in records if label in one.structures]
-        outer = [s.outer for s in known if s.outer is not None]
-        inner = [s.inner for s in known if s.inner is not None]
-        options = self.options
-        made = calibrate_curves(
-            outer,
-            inner,
-            recipe,
-            options.alpha,
-            structure=self.labels[label],
-            assurance=options.assurance,
-            empty=len(records) - len(outer),
-        )
-        if not options.lesion_wise:
-            return made
-        lesions = self._threshold([s.lesions for s in known if s.lesions is not None], "low")
-        # Both losses only fall towards larger sets: the larger of the two sets keeps both promises.
-        safer = min(made.outer.threshold, lesions.threshold)
-        words = f"{made.outer.sentence}; share of lesions hardly touched: {lesions.sentence}"
-        feasible = made.outer.feasible and lesions.feasible
-        return replace(made, outer=replace(made.outer, threshold=safer, feasible=feasible, sentence=words))
-
-    def curves(self, records: Sequence[PatientRecord]) -> tuple[SetCurves | None, ...]:
-        """How the errors of each structure depend on the threshold."""
-        made = []
-        for label in self.labels:
-            known = [one.structures[label] for one in records if label in one.structures]
-            outer, inner = ([c for s in known if (c := getattr(s, side)) is not None] for side in ("outer", "inner"))
-            made.append(SetCurves.of(outer, inner))
-        return tuple(made)
-
-    def _threshold(self, curves: Sequence[LossCurve], safe: Any) -> RiskThreshold:
-        if self.options.assurance is None:
-            return conformal_threshold(curves, self.options.alpha, safe=safe)
-        return assured_threshold(curves, self.options.alpha, self.options.assurance, safe=safe)
+    def _calibrated(self, losses: CohortLosses, label: int, recipe: ScoreRecipe) -> SetCalibration:
+        alpha, having = self.options.alpha, losses.having(label)
+        outer, inner = losses.threshold(label, "outer", alpha), losses.threshold(label, "inner", alpha)
+        if self.options.lesion_wise:
+            lesions = losses.threshold(label, "lesions", alpha)
+            # Both losses only fall towards larger sets: the larger of the two sets keeps both promises.
+            outer = replace(
+                outer,
+                threshold=min(outer.threshold, lesions.threshold),
+                feasible=outer.feasible and lesions.feasible,
+                sentence=f"{outer.sentence}; share of lesions hardly touched: {lesions.sentence}",
+            )
+        return SetCalibration(self.labels[label], recipe, outer, inner, having, losses.patients - having)
 
     def calibrate_groups(
-        self, names: Sequence[str], records: Sequence[PatientRecord], recipes: Mapping[int, ScoreRecipe]
+        self, groups: Mapping[str, CohortLosses], recipes: Mapping[int, ScoreRecipe]
     ) -> tuple[dict[str, tuple[SetCalibration | None, ...]], list[str]]:
         """Calibrations of their own for groups that are large enough (Mondrian), and words about the others."""
-        members: dict[str, list[PatientRecord]] = {}
-        for name, record in zip(names, records, strict=True):
-            if group := self.patients[name][0].group:
-                members.setdefault(group, []).append(record)
         made: dict[str, tuple[SetCalibration | None, ...]] = {}
         notes = []
         needed = patients_needed(self.options.alpha)
-        for group, own in sorted(members.items()):
-            if len(own) < needed:
+        for group, own in sorted(groups.items()):
+            if own.patients < needed:
                 notes.append(
-                    f"sets: group {group} has {len(own)} calibration patients, {needed} are needed for a promise of "
-                    "its own; its scans get the one averaged over all groups"
+                    f"sets: group {group} has {own.patients} calibration patients, {needed} are needed for a promise "
+                    "of its own; its scans get the one averaged over all groups"
                 )
                 continue
             made[group] = tuple(

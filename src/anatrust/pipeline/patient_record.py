@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,11 @@ class PatientRecord:
             evidence.append(np.zeros((self.scans, width)) if one is None else one.evidence)
             targets.append(np.full((self.scans, len(QUANTITIES)), np.nan) if one is None else one.targets)
         return np.stack(evidence, axis=1), np.stack(targets, axis=1)
+
+    def without_losses(self) -> PatientRecord:
+        """The same with evidence and targets alone, a few numbers a scan; the losses are gathered elsewhere."""
+        bare = {k: replace(one, outer=None, inner=None, lesions=None) for k, one in self.structures.items()}
+        return replace(self, structures=bare)
 
     def save(self, file: Path) -> None:
         """Write it whole or not at all."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from anatrust.errors import InputError
-from anatrust.statistics.loss_curves import EMPTY_SET, LossCurve, total_loss
+from anatrust.statistics.loss_curves import EMPTY_SET
 
 __all__ = ["SetCurves"]
 
@@ -32,8 +33,8 @@ class SetCurves:
 
     Examples
     --------
-    >>> outer, inner = LossCurve([0, 40000], [0.0, 0.5]), LossCurve([0, 30000], [1.0, 0.0])
-    >>> found = SetCurves.of([outer], [inner])
+    >>> levels = np.arange(EMPTY_SET + 1)
+    >>> found = SetCurves.of_means(0.5 * (levels >= 40000), 1.0 * (levels < 30000))
     >>> found.thresholds[64], found.missed[64], found.invented[64], found.size[64]
     (32768, 0.0, 0.0, 1.0)
     """
@@ -48,16 +49,12 @@ class SetCurves:
             raise InputError("curves of sets have a missed and an invented share for each of two or more thresholds")
 
     @classmethod
-    def of(cls, outer: Sequence[LossCurve], inner: Sequence[LossCurve]) -> SetCurves | None:
-        """From the losses of the same patients; None without any."""
-        if not outer or not inner:
-            return None
+    def of_means(cls, missed: npt.NDArray[np.float64], invented: npt.NDArray[np.float64]) -> SetCurves:
+        """From the mean losses at every threshold, ``(65537,)``."""
         scores = 1 / (1 + np.exp(-np.linspace(-_ENDS, _ENDS, _POINTS)))
         at = np.concatenate([[0], (EMPTY_SET * scores).round(), [EMPTY_SET]]).astype(np.int64)
-        missed, invented = (
-            tuple(np.clip(total[at] / mass, 0, 1).round(5).tolist()) for total, mass in map(total_loss, (outer, inner))
-        )
-        return cls(tuple(at.tolist()), missed, invented)
+        shares = (tuple(np.clip(mean[at], 0, 1).round(5).tolist()) for mean in (missed, invented))
+        return cls(tuple(at.tolist()), *shares)
 
     @property
     def size(self) -> tuple[float, ...]:

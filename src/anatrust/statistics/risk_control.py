@@ -138,6 +138,11 @@ class LossSketch:
         self._steps[curve.breaks] += np.diff(curve.losses, prepend=0.0)
         self.patients += 1
 
+    @property
+    def total(self) -> npt.NDArray[np.float64]:
+        """Sum of the losses at every threshold 0..65536."""
+        return np.cumsum(self._steps)
+
     def merge(self, other: LossSketch) -> None:
         """Add the patients of another sketch, none of whom is in this one."""
         if other.safe != self.safe:
@@ -153,7 +158,7 @@ class LossSketch:
         if n < patients_needed(alpha):
             words = f"infeasible: a mean loss of {alpha:g} needs {patients_needed(alpha)} patients, there are {n}"
             return RiskThreshold(end, False, alpha, n, 0.0, safe, words)
-        total = np.cumsum(self._steps)
+        total = self.total
         budget = max((n + 1) * alpha - 1, 0.0) + _SLACK * n
         # Losses need not vanish at the safe end (an invented share may); then nothing can be promised.
         if total[end] > budget:
