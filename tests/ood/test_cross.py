@@ -35,9 +35,9 @@ def names(n: int) -> list[str]:
     ("kind", "trials"),
     [
         ("knn", 120),
-        pytest.param("mahalanobis", 1500, marks=pytest.mark.slow),
-        pytest.param("knn", 1500, marks=pytest.mark.slow),
-        pytest.param("logistic", 400, marks=pytest.mark.slow),
+        pytest.param("mahalanobis", 800, marks=pytest.mark.slow),
+        pytest.param("knn", 800, marks=pytest.mark.slow),
+        pytest.param("logistic", 250, marks=pytest.mark.slow),
     ],
 )
 def test_at_most_twice_the_rate_is_flagged_and_in_practice_about_the_rate(kind: str, trials: int) -> None:

@@ -281,3 +281,13 @@ def test_a_histogram_stands_beside_other_features(
     assert two.identity == both.identity != alone.identity
     with pytest.raises(InputError, match="not beside radiomics"):
         make_description("radiomics+histogram")
+
+
+def test_many_strange_scans_of_few_people_teach_no_forest(folder: Path) -> None:
+    shown = [{"n": n, "outlier": "true", "patient": f"p{n % 4}"} for n in range(46, 60)]
+    fitted = fit_screening(
+        Cohort.read(table(folder, [*usual(30), *shown])), flag_rate=0.1, description=make_description(crops=SMALL)
+    )
+    assert fitted.section is not None
+    assert [d.name for d in fitted.section.screener.detectors] == ["mahalanobis"]
+    assert any("14 strange scans of 4 patients are too few" in note for note in fitted.notes)

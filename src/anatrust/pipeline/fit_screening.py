@@ -61,7 +61,7 @@ def fit_screening(
     """Fit screening on the rows that say ``outlier = false`` (usual) and ``true`` (strange), with masks.
 
     Usual patients are split once, by seed: some are fitted on, and at least ``1/flag_rate - 1`` others
-    calibrate. With ten strange scans or more a random forest and a Mahalanobis distance are combined by
+    calibrate. With strange scans of ten patients a random forest and a Mahalanobis distance are combined by
     rank; else the Mahalanobis distance, which needs usual scans only, stands alone.
 
     Parameters
@@ -115,7 +115,8 @@ def fit_screening(
     calibrated = {row.patient for row, _ in held}
     if cross_conformal:  # a new patient brings no strange scans along, so those of usual patients are left out
         calibrated = chosen
-    strange = [features for row, features in found if row.outlier and row.patient not in calibrated]
+    shown = [(row, features) for row, features in found if row.outlier and row.patient not in calibrated]
+    strange = [features for _, features in shown]
     owners = [""] * len(strange)
     made: Counter[str] = Counter()
     if synthetic_outliers:
@@ -129,7 +130,9 @@ def fit_screening(
                 strange.append(features)
                 owners.append(row.patient)
                 made[kind] += 1
-    names = tuple(detectors or (("forest", "mahalanobis") if len(strange) >= _LEAST_OUTLIERS else ("mahalanobis",)))
+    # Many scans of few people teach a forest who they are.
+    people = len({row.patient for row, _ in shown}) + sum(made.values())
+    names = tuple(detectors or (("forest", "mahalanobis") if people >= _LEAST_OUTLIERS else ("mahalanobis",)))
     taught = any(make_detector(name).needs_outliers for name in names)
     if taught and len(strange) < 2:
         raise InputError(
@@ -161,7 +164,8 @@ def fit_screening(
         words = f"screening: {len(patients)} patients cannot flag at {flag_rate:g}, {patients_for_rate(flag_rate)} can"
         notes.append(words)
     if strange and not taught and not detectors:
-        notes.append(f"screening: {len(strange)} strange scans are too few to learn from, {_LEAST_OUTLIERS} are needed")
+        words = f"screening: {len(strange)} strange scans of {people} patients are too few to learn from"
+        notes.append(f"{words}, {_LEAST_OUTLIERS} patients are needed")
     if made:
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(made.items()))
         notes.append(f"screening: {sum(made.values())} of its strange scans were made from usual ones ({listed})")
