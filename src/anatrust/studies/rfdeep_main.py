@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from anatrust.ood.cross import fit_cross_screener
+from anatrust.ood.features import ScanFeatures
 from anatrust.ood.splits import ScanKey
 from anatrust.statistics.conformal_p import conformal_p_value
 from anatrust.studies.intervals import allowance
@@ -92,6 +94,9 @@ def _cells(context: Context) -> list[Cell]:
             for text in _VALIDITY[: 1 if context.quick else None]:
                 parameters = {"set": name, "method": text, "resplits": 20 if context.quick else 1000}
                 cells.append(Cell(f"validity/{name}/{text}", parameters, files=files, needs=NEEDS))
+            parameters = {"set": name, "method": _VALIDITY[0], "resplits": 10 if context.quick else 300}
+            needs = (*NEEDS, "anatrust.ood.cross", "anatrust.ood.screen")
+            cells.append(Cell(f"cross/{name}/{_VALIDITY[0]}", parameters, files=files, needs=needs))
     return cells
 
 
@@ -112,6 +117,8 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     method = METHODS[p["method"]]
     if context.quick and method.detector == "forest":
         method = Method(method.name, method.kind, "forest", {"trees": 50})
+    if cell.key.startswith("cross"):
+        return _crossed(known, method, p["resplits"], context)
     if cell.key.startswith("validity"):
         return _validity(known, method, p["resplits"], context)
     return _compared(known, method, p["resplits"], name, context)
@@ -204,6 +211,24 @@ def _validity(known: Mapping[ScanKey, Unit], method: Method, resplits: int, cont
     return {"calibration": n, "resplits": resplits, "shares": shares}
 
 
+def _crossed(known: Mapping[ScanKey, Unit], method: Method, resplits: int, context: Context) -> Mapping[str, Any]:
+    """The same where the patients that are fitted on calibrate too, each left out in turn."""
+    usual = [
+        ScanFeatures(f"{k.patient} {k.scan}", u.features[method.kind], u.levels[method.kind], method.name)
+        for k, u in sorted(known.items(), key=lambda pair: pair[0])
+        if k.dataset == "usual" and method.kind in u.features
+    ]
+    n = 5 if context.quick else 19
+    values = []
+    for number in range(resplits):
+        rng = np.random.default_rng([context.seed, 8, number])
+        drawn = [usual[i] for i in rng.permutation(len(usual))[: n + 1]]
+        ready = fit_cross_screener([method.make()], drawn[:n], [s.identifier for s in drawn[:n]], seed=number)
+        values.append(ready.screen(drawn[n]).p_value or 0.0)
+    shares = {str(t): round(float(np.mean([v <= t + 1e-9 for v in values])), 4) for t in _RATES}
+    return {"calibration": n, "resplits": resplits, "shares": shares}
+
+
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
     summary: dict[str, Any] = {}
     targets = []
@@ -251,6 +276,11 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
                 good = lowest - slack <= share <= float(t) + slack
                 words = f"{lowest:.2f} - {slack:.3f} to {float(t):.2f} + {slack:.3f}"
                 targets.append(_target(f"{key.split('/', 1)[1]}: P(p <= {t})", words, share, bool(good)))
+        if key.startswith("cross/"):
+            for t, share in found["shares"].items():
+                most = allowance(2 * float(t), found["resplits"])
+                what = f"{key.split('/', 1)[1]}, cross-conformal: P(p <= {t})"
+                targets.append(_target(what, f"<= {2 * float(t):g} + {most - 2 * float(t):.3f}", share, share <= most))
     return summary | {"targets": targets}
 
 
