@@ -170,16 +170,22 @@ class ScoreRecipe:
             size[int(np.argmax(spacing))] = 1
         return Patches(shape, size)
 
-    def _walk(self, p: _Image, spacing: Sequence[float], features: Features) -> _Image:
-        given = self.parameters
-        k, found = int(given["k"]), np.asarray(features())
-        patches = self.patches(p.shape, spacing)
+    def transition(self, shape: Sequence[int], spacing: Sequence[float], features: npt.ArrayLike) -> Any:
+        """Row-stochastic matrix of a ``graph`` recipe's walk over :meth:`patches`.
+
+        ``features`` are those of voxels, ``(*shape, d)``, or of patches, ``(*self.patches(...).grid, d)``.
+        """
+        given, patches, found = self.parameters, self.patches(shape, spacing), np.asarray(features)
         nodes = found.reshape(patches.nodes, -1) if found.shape[:-1] == patches.grid else patches.average(found)
-        if given["slices"] and p.ndim == 3:
-            neighbours = volume_neighbours(nodes, patches.grid, int(np.argmax(spacing)), k)
+        if given["slices"] and len(shape) == 3:
+            neighbours = volume_neighbours(nodes, patches.grid, int(np.argmax(spacing)), int(given["k"]))
         else:
-            neighbours = cosine_neighbours(nodes, k)
-        matrix = transition_matrix(neighbours, beta=given["beta"])
+            neighbours = cosine_neighbours(nodes, int(given["k"]))
+        return transition_matrix(neighbours, beta=given["beta"])
+
+    def _walk(self, p: _Image, spacing: Sequence[float], features: Features) -> _Image:
+        given, patches = self.parameters, self.patches(p.shape, spacing)
+        matrix = self.transition(p.shape, spacing, features())
         return diffuse_lifted(p, matrix, patches, steps=int(given["steps"]), laziness=given["laziness"])
 
     def levels(
@@ -224,4 +230,7 @@ def candidate_recipes(*, features: bool = False, hard: bool = False) -> tuple[Sc
     if features:
         recipes += [ScoreRecipe("graph", {"laziness": a, "steps": s}) for a in (0.0, 0.5) for s in (1, 10)]
         recipes.append(ScoreRecipe("graph", {"laziness": 0.5, "steps": 10, "beta": 200.0}))
+        # Fine patches within a slice and its neighbours: what all pairs of them would cost is out of reach on CT.
+        fine = {"laziness": 0.5, "steps": 1, "patch": 2, "slices": 1}
+        recipes += [ScoreRecipe("graph", fine, core=core) for core in (None, 0.5)]
     return tuple(recipes)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.conformal.graph import cosine_neighbours, transition_matrix
 from anatrust.conformal.recipe import ScoreRecipe
 from anatrust.conformal.sets import LabelledCase
 from anatrust.errors import InputError
@@ -90,11 +89,9 @@ def border_crossing(case: LabelledCase, recipe: ScoreRecipe) -> float:
     """
     if case.features is None or recipe.name != "graph":
         raise InputError("border crossing is measured on a 'graph' recipe with features")
-    given = recipe.parameters
-    patches = recipe.patches(case.truth.shape, case.grid.spacing)
-    inside = patches.average(case.truth.astype(np.float64))
-    neighbours = cosine_neighbours(patches.average(case.features()), int(given["k"]))
-    matrix = transition_matrix(neighbours, beta=given["beta"])
+    shape, spacing = case.truth.shape, case.grid.spacing
+    inside = recipe.patches(shape, spacing).average(case.truth.astype(np.float64))
+    matrix = recipe.transition(shape, spacing, case.features())
     mass = inside.sum()
     return float((inside * (matrix @ (1 - inside))).sum() / mass) if mass > 0 else 0.0
 
