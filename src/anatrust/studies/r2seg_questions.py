@@ -25,7 +25,7 @@ from anatrust.studies.r2seg_numbers import numbers, row
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["STUDY", "contaminated"]
+__all__ = ["REMEDIES", "STUDY", "adjusted_by_size", "contaminated"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -63,7 +63,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     return _with_tissue(cell.parameters["remedy"], context)
 
 
-def contaminated(case: R2Case, share: float, rng: np.random.Generator) -> R2Case:
+def contaminated(case: R2Case, share: float, rng: np.random.Generator, *, name: str = "liver") -> R2Case:
     """The case with cysts in a share of the organ that is neither lesion nor within two voxels of one.
 
     Cysts are what is left of a smooth random field above a threshold, three deviations of the organ
@@ -71,7 +71,7 @@ def contaminated(case: R2Case, share: float, rng: np.random.Generator) -> R2Case
     """
     if share == 0:
         return case
-    organ = case.anatomy.mask("liver").array
+    organ = case.anatomy.mask(name).array
     free = organ & ~ndimage.binary_dilation(case.target, iterations=2)
     field = ndimage.gaussian_filter(rng.standard_normal(organ.shape), 2.0)
     cysts = free & (field >= np.quantile(field[free], 1 - share))
@@ -150,10 +150,11 @@ def _by_size(context: Context) -> Mapping[str, Any]:
     healthy = [_scored(case, made) for case, made in _proposals("healthy", "true organ", context)]
     tested = [_scored(case, made) for case, made in _proposals("test", "true organ", context)]
     others, rest = healthy[: len(healthy) // 2], healthy[len(healthy) // 2 :]
+    by_size = adjusted_by_size(np.concatenate([s.volume for s in others]), np.concatenate([s.score for s in others]))
     ways: dict[str, tuple[Sequence[_Scored], Callable[[_Scored], npt.NDArray[np.float64]]]] = {
         "one score": (healthy, lambda s: s.score),
         "one score, half of the patients": (rest, lambda s: s.score),
-        "by size, learnt from the other half": (rest, _adjusted(others)),
+        "by size, learnt from the other half": (rest, lambda s: by_size(s.volume, s.score)),
     }
     found: dict[str, Any] = {}
     for name, (ranked, score) in ways.items():
@@ -162,17 +163,21 @@ def _by_size(context: Context) -> Mapping[str, Any]:
     return found
 
 
-def _adjusted(others: Sequence[_Scored]) -> Callable[[_Scored], npt.NDArray[np.float64]]:
-    """Score over the 90 % quantile of healthy candidates of the same class of size, learnt once and for all."""
-    every = np.concatenate([s.score for s in others])
-    sizes = np.digitize(np.concatenate([s.volume for s in others]), _SIZES)
-    floor = float(np.quantile(every[np.isfinite(every)], 0.9)) if np.isfinite(every).any() else 1.0
-    floor = max(floor, 1e-6)
+def adjusted_by_size(
+    volumes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
+) -> Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    """From volume (mm³) and score to the score over the 90 % quantile of healthy candidates of that class of size.
+
+    Learnt once and for all from some healthy candidates; small classes keep the quantile of all.
+    """
+    good = np.isfinite(scores)
+    floor = max(float(np.quantile(scores[good], 0.9)) if good.any() else 1.0, 1e-6)
+    sizes = np.digitize(volumes, _SIZES)
     scale = []
     for k in range(len(_SIZES) + 1):
-        mine = every[(sizes == k) & np.isfinite(every)]
+        mine = scores[(sizes == k) & good]
         scale.append(max(float(np.quantile(mine, 0.9)), 0.1 * floor) if len(mine) >= 10 else floor)
-    return lambda s: s.score / np.array(scale)[np.digitize(s.volume, _SIZES)]
+    return lambda volume, score: score / np.array(scale)[np.digitize(volume, _SIZES)]
 
 
 def _numbers_of(
