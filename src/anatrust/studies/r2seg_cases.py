@@ -78,7 +78,7 @@ WORLDS: dict[str, World] = {
     "phantom": World("liver", "liver tumour", 16, 79, 200),
     "phantom-mr": World("liver", "liver tumour", 16, 79, 100),
     "hippocampus": World("brain", "brain tumour", 20, 60, 50, diameters=(5.0, 12.0), count=1, adapt=20),
-    # Three patients, each once as they are and four times with a lesion planted.
+    # Three patients, each once as they are and three times with a lesion planted.
     "abdomen": World("liver", "liver tumour", 0, 0, 3, count=1),
     "hippocampus-t2": World("brain", "brain tumour", 20, 60, 50, diameters=(5.0, 12.0), count=1, adapt=20),
     "cardiac": World("heart", "cardiac tumour", 6, 12, 12, diameters=(8.0, 16.0), count=1),
@@ -99,7 +99,7 @@ def cases(world: str, part: str, context: Context, *, limit: int | None = None) 
     chosen = WORLDS[world]
     if world == "abdomen":
         sources = list(SOURCES)[: min(limit or 3, 1 if context.quick else 3)] if part == "test" else []
-        yield from ([_abdomen(source, k, context) for k in range(2 if context.quick else 5)] for source in sources)
+        yield from ([_abdomen(source, k, context) for k in range(2 if context.quick else 4)] for source in sources)
         return
     sizes = [_QUICK[p] if context.quick else getattr(chosen, p) for p in _PARTS]
     first = sum(sizes[: _PARTS.index(part)])

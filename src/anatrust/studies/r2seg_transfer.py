@@ -34,7 +34,7 @@ _SHOWN = ("clear lesions", "lesions", "specificity", "slice sensitivity", "slice
 
 
 def _cells(context: Context) -> list[Cell]:
-    taught = ("hippocampus",) if context.quick else tuple(_AWAY)
+    taught = ("hippocampus",) if context.quick else ("hippocampus", "hippocampus-t2", "phantom")
     needs = (*NEEDS, "anatrust.studies.r2seg_rivals", "anatrust.studies.r2seg_transfer")
     return [
         Cell(f"{_NAMES[w]} to {_NAMES[_AWAY[w]]}", {"taught": w}, files=source_files(w, context), needs=needs)
