@@ -35,8 +35,8 @@ class RegistrationReasoner:
         Histogram overlap inside a structure below which it counts as absent: what lies where it
         should be does not look like it (a resected organ, for instance).
     least_likeness
-        Geometric mean of that overlap and of the local correlation there, below which it counts as absent too: a
-        deformed label may slip onto neighbours whose grey values are not quite unlike.
+        Where both that overlap and the local correlation there are below this, it counts as absent too: a deformed
+        label may slip onto neighbours whose grey values are not quite unlike.
     mirror_margin
         By how much a mirrored reference must look more like the target before that is remarked.
     """
@@ -136,7 +136,7 @@ class RegistrationReasoner:
                 absent[number] = (
                     f"what lies there does not look like it (grey values overlap by {fused.appearance[number]:.0%})"
                 ).replace("%", " %")
-            elif confidence_of(None, fused.similarity[number], fused.appearance[number]) < self.least_likeness:
+            elif max(fused.similarity[number], fused.appearance[number]) < self.least_likeness:
                 absent[number] = (
                     f"what lies there does not look like it (local correlation {fused.similarity[number]:.2f}, grey"
                     f" values overlap by {100 * fused.appearance[number]:.0f} %)"
