@@ -41,7 +41,8 @@ def annotate_command(
         str | None, typer.Option(metavar="TABLE", help="Names of the labels: a built-in table or a JSON file.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="DIR|NAME", help="vlm: folder of Qwen-VL, or the server's model.")
+        str | None,
+        typer.Option(metavar="DIR|NAME", help="vlm, seggpt: the model's folder, or its name on the server."),
     ] = None,
     adapter: Annotated[
         list[str] | None, typer.Option(metavar="DIR", help="vlm: a LoRA adapter; repeatable, in the order trained.")

@@ -24,6 +24,16 @@ def make_reasoner(
         If an option does not belong to the reasoner, or the model is not fully described.
     """
     told = {key: value for key, value in given.items() if value not in (None, (), False)}
+    if name == "seggpt":
+        if set(told) - {"model"} or endpoint or key_file or keyring:
+            raise InputError("the reasoner 'seggpt' takes --model alone: leave the options of vlm out")
+        if "model" not in told:
+            raise InputError("the reasoner 'seggpt' needs --model: a folder, or a name in the local cache")
+        from anatrust.models.seggpt import SegGpt
+        from anatrust.reference.in_context_reasoner import InContextReasoner
+        from anatrust.reference.volume_reasoner import VolumeReasoner
+
+        return VolumeReasoner(InContextReasoner(SegGpt.load(told["model"])))
     if name != "vlm":
         if told or endpoint or key_file or keyring:
             raise InputError(f"the reasoner {name!r} takes no model: leave --model and its like out, or say vlm")

@@ -288,6 +288,12 @@ _ENTRIES = (
         "Apache-2.0",
     ),
     ModelEntry(
+        "seggpt",
+        "reasoner",
+        "in-context painting by SegGPT: the reference with one region at a time; the baseline without words",
+        "Apache-2.0; the model's own",
+    ),
+    ModelEntry(
         "vlm",
         "reasoner",
         "asks Qwen2.5-VL or Qwen3-VL, or an OpenAI-compatible server; masks by boxes or by <Seg> tokens and SAM 2",

@@ -179,9 +179,9 @@ def _reasoner(wanted: str | Reasoner) -> Reasoner:
         from anatrust.reference.correspondence_reasoner import CorrespondenceReasoner
 
         return CorrespondenceReasoner()
-    if wanted == "vlm":
-        raise InputError("the reasoner 'vlm' needs a model: see anatrust.pipeline.language.language_reasoner")
-    raise InputError(f"there is no reasoner {wanted!r}: choose registration, correspondence or vlm")
+    if wanted in ("vlm", "seggpt"):
+        raise InputError(f"the reasoner {wanted!r} needs a model: give the object, see docs/reference/reference.md")
+    raise InputError(f"there is no reasoner {wanted!r}: choose registration, correspondence, seggpt or vlm")
 
 
 def _named(

@@ -1,4 +1,4 @@
-"""Random models of the real classes, small enough for tests, benchmarks and recipes: SAM 2 (video), Qwen2.5-VL."""
+"""Random models of the real classes, small enough for tests, benchmarks and recipes: SAM 2, Qwen2.5-VL, SegGPT."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["memorise", "tiny_qwen", "tiny_sam2"]
+__all__ = ["memorise", "tiny_qwen", "tiny_sam2", "tiny_seggpt"]
 
 
 def tiny_sam2(folder: Path, seed: int = 0) -> Path:
@@ -110,6 +110,20 @@ def tiny_qwen(folder: Path, seed: int = 0) -> Path:
     Qwen2VLImageProcessorPil(
         patch_size=14, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
     ).save_pretrained(folder)
+    return folder
+
+
+def tiny_seggpt(folder: Path, seed: int = 0) -> Path:
+    """A SegGPT of random weights for pictures of 64 × 64, saved as the real ones are."""
+    import torch
+    from transformers import SegGptConfig, SegGptForImageSegmentation
+
+    torch.manual_seed(seed)
+    config = SegGptConfig(
+        hidden_size=32, num_hidden_layers=5, num_attention_heads=2, image_size=[128, 64], patch_size=16, mlp_dim=64,
+        pretrain_image_size=64, decoder_hidden_size=16, merge_index=0, intermediate_hidden_state_indices=[1, 2, 3, 4],
+    )  # fmt: skip
+    SegGptForImageSegmentation(config).save_pretrained(folder)
     return folder
 
 
