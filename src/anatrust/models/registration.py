@@ -28,7 +28,7 @@ from anatrust.models.alignment import (
     local_correlation,
     one_thread,
 )
-from anatrust.models.registration_search import turned_starts, upright_starts
+from anatrust.models.registration_search import local_contrast, turned_starts, upright_starts
 
 __all__ = ["RegistrationSettings", "register"]
 
@@ -38,8 +38,9 @@ Metric = Literal["auto", "correlation", "mutual-information"]
 _CT_WINDOW = (-300.0, 300.0)
 _SAMPLES = 30_000
 _LEAST_OVERLAP = 0.5
+_CONTRAST_CELLS = 24  # along the longest axis: the neighbourhood of local contrast
 _TURNED_MARGIN = 0.05  # by how much a turned view must look more like the target
-_PROMISING = 0.6  # share of the upright likeness that a turned view must have before it is refined
+_PROMISING = 0.75  # share of the upright likeness that a turned view must have before it is refined
 
 
 @dataclass(frozen=True)
@@ -234,10 +235,13 @@ def _turned(fixed: Any, moving: Any, steps: int, mutual: bool, upright: Any) -> 
     least = begun + _TURNED_MARGIN
     promising = [(likeness(start), start) for start in turned_starts(fixed, moving, mutual)]
     promising = sorted((one for one in promising if one[0] > _PROMISING * begun), key=lambda one: -one[0])
+    step = max(n * s for n, s in zip(fixed.GetSize(), fixed.GetSpacing(), strict=True)) / _CONTRAST_CELLS
+    # Grey values would pull a turned view back to where dark corners meet: it is refined on local contrast.
+    ours, theirs = (local_contrast(image, step) for image in (fixed, moving))
     for _, start in promising[:2]:
-        if _score(fixed, moving, start, mutual) <= 0:
+        if _score(ours, theirs, start, mutual) <= 0:
             continue
-        for other in (start, _affine(fixed, moving, steps, mutual, (2,), [start])):
+        for other in (start, _affine(ours, theirs, steps, mutual, (2,), [start])):
             found = likeness(other)
             if found > max(least, begun):
                 best, begun = other, found

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from anatrust.models.alignment import from_itk, one_thread
 
-__all__ = ["turned_starts", "upright_starts"]
+__all__ = ["local_contrast", "turned_starts", "upright_starts"]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def turned_starts(fixed: Any, moving: Any, mutual: bool) -> list[Any]:
     Correlated are not grey values but local contrast: the black corners of a turned image correlate with anything
     that is darker at its edges.
 
-    Cost: 23 correlations (pictures: 16) of about 10 ms.
+    Cost: 22 correlations (pictures: 15) of about 10 ms.
 
     References
     ----------
@@ -75,11 +75,11 @@ def turned_starts(fixed: Any, moving: Any, mutual: bool) -> list[Any]:
     ndim = fixed.GetDimension()
     longest = max(n * s for image in (fixed, moving) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True))
     step = longest / _TURNED_COARSE[ndim]
-    target, other = _coarse(_local_contrast(fixed, step), step, 0), _local_contrast(moving, step)
+    target, other = _coarse(local_contrast(fixed, step), step, 0), local_contrast(moving, step)
     whole = moving * 0 + 1
     middle, centre = _middle(fixed), _middle(moving)
     found = []
-    for view in (np.eye(ndim), *_turns(ndim), *(np.eye(ndim) / s for s in _SCALES)):
+    for view in (*_turns(ndim), *(np.eye(ndim) / s for s in _SCALES)):
         peak, shift = _laid_over(target, (other, whole), view, step, mutual)
         start = SimpleITK.AffineTransform(ndim)
         start.SetMatrix(view.ravel().tolist())
@@ -91,8 +91,11 @@ def turned_starts(fixed: Any, moving: Any, mutual: bool) -> list[Any]:
     return [found[k][1] for k in order[:_KEPT]]
 
 
-def _local_contrast(image: Any, step: float) -> Any:
-    """Grey values less their local mean, over their local deviation."""
+def local_contrast(image: Any, step: float) -> Any:
+    """Grey values less their local mean, over their local deviation, both of about ``2 * step`` around.
+
+    A plain correlation of two such images is a local correlation of what they were made of.
+    """
     import SimpleITK
 
     blurred = SimpleITK.SmoothingRecursiveGaussian(image, step / 2)
