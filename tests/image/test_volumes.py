@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anatrust.errors import FormatError, GeometryError
 from anatrust.image import Grid, LabelMap, Mask, ProbabilityMap, Scan
@@ -54,3 +56,24 @@ def test_foreground_of_exclusive_and_overlapping_channels():
     assert ProbabilityMap(two, GRID, ("background", "lesion")).foreground == pytest.approx(0.3)
     assert ProbabilityMap(two, GRID, ("whole", "core")).foreground == pytest.approx(0.7)
     assert ProbabilityMap(two[:1], GRID).foreground == pytest.approx(0.7)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from(["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", ">u2", ">i4"]),
+    st.lists(st.integers(1, 7), min_size=2, max_size=3),
+    st.sampled_from(["C", "F", "reversed", "strided"]),
+    st.integers(0, 10**6),
+    st.floats(0, 1),
+)
+def test_labels_are_those_numpy_finds_whatever_the_type_size_and_order(dtype, shape, order, seed, share):
+    rng = np.random.default_rng(seed)
+    array = np.where(rng.random(shape) < share, rng.integers(0, 120, shape), 0).astype(dtype)
+    if order == "F":
+        array = np.asfortranarray(array)
+    elif order == "reversed":
+        array = array[::-1]
+    elif order == "strided":
+        array = np.repeat(array, 2, axis=0)[::2]
+    labels = LabelMap(array, Grid(array.shape, np.eye(4)))
+    assert labels.labels() == tuple(int(v) for v in np.unique(array) if v)

@@ -13,6 +13,7 @@ from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.pipeline.finding import Finding, worst
 from anatrust.pipeline.inspect import inspect_probability_values, inspect_scan
+from anatrust.pipeline.inspect.body import find_body
 
 
 def codes(findings: tuple[Finding, ...] | list[Finding], *severities: str) -> list[str]:
@@ -256,3 +257,15 @@ def test_flipping_the_real_ct_is_noticed(shared_data: Path) -> None:
     loaded = nibabel.load(shared_data / "abdomen_ct_mr/ct_abdomen_3mm.nii.gz")
     array = np.asarray(loaded.dataobj)[:, ::-1]
     assert "front-to-back" in codes(inspect_scan(Scan(array, Grid(array.shape, loaded.affine), "CT")))
+
+
+def test_the_body_of_a_large_scan_is_found_on_thinned_voxels_and_spread_over_all() -> None:
+    shape = (151, 160, 101)  # above two million voxels, and no multiple of the thinning
+    image = np.full(shape, -1000, np.int16)
+    image[31:120, 40:121, :] = 40
+    body = find_body(Scan(image, Grid(shape, np.eye(4)), "CT"))
+    assert body is not None
+    assert body.shape == shape
+    wrong = body != (image > -500)
+    assert not wrong[34:117, 43:118].any()
+    assert wrong.mean() < 0.02
