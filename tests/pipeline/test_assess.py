@@ -179,7 +179,9 @@ def test_what_is_kept_rejected_and_undecidable_is_the_mask(files: dict[str, Path
     path = tmp_path / "three.nii.gz"
     nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
     out = tmp_path / "out"
-    verdict = assess(files["scan"], path, modality="CT", alpha=0.001, out=out)
+    verdict = assess(
+        files["scan"], path, modality="CT", settings=RejectionSettings(null="placement", alpha=0.001), out=out
+    )
     assert verdict.counts()["undecidable"] > 0
     assert verdict.files["undecidable"] == "undecidable.nii.gz"
     parts = [np.asarray(nibabel.load(out / verdict.files[n]).dataobj) for n in ("kept", "rejected", "undecidable")]

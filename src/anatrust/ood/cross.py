@@ -106,7 +106,7 @@ def fit_cross_screener(
     >>> from anatrust.ood.detectors import make_detector
     >>> rng = np.random.default_rng(0)
     >>> scans = [ScanFeatures(f"s{i}", rng.normal(size=(4, 3)), (("a", 3),), "made so") for i in range(19)]
-    >>> ready = fit_cross_screener([make_detector("knn", k=3)], scans, [f"p{i}" for i in range(19)])
+    >>> ready = fit_cross_screener([make_detector("mahalanobis")], scans, [f"p{i}" for i in range(19)])
     >>> ready.screen(ScanFeatures("new", np.full((4, 3), 9.0), (("a", 3),), "made so")).verdict
     'strange'
     """

@@ -206,7 +206,7 @@ def grey_overlap(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -
 
     Examples
     --------
-    >>> grey_overlap(np.full(9, 0.2, np.float32), np.full(9, 0.2, np.float32))
+    >>> round(grey_overlap(np.full(9, 0.2, np.float32), np.full(9, 0.2, np.float32)), 3)
     1.0
     """
     if one.size == 0 or other.size == 0:
