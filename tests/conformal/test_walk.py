@@ -242,14 +242,18 @@ def test_compiled_loops_say_what_their_source_says(rng: np.random.Generator) -> 
     graph._insert.py_func(*row, 0, 5, np.float32(0.95))
     assert row[0].tolist() == [[5, 7, 8]]
     matrix = transition_matrix(cosine_neighbours(rng.normal(size=(9, 3)), 2))
-    pointers, columns = matrix.indptr.astype(np.uint64), matrix.indices.astype(np.uint64)
-    for classes in (1, 4, 7):
+    pointers, columns = matrix.indptr.astype(np.uint32), matrix.indices.astype(np.uint32)
+    loop = diffusion._steps_of_one
+    for classes in (1, 4, 6, 7):
         scores = rng.random((9, classes))
         both = [
             f(pointers, columns, matrix.data, scores.copy(), 3, 0.2)
             for f in (diffusion._steps, diffusion._steps.py_func)
         ]
         np.testing.assert_allclose(*both, atol=1e-14)
+    one = [f(pointers, columns, matrix.data, scores[:, 0].copy(), 3, 0.2) for f in (loop, loop.py_func)]
+    np.testing.assert_allclose(one[0], both[0][:, 0], atol=1e-14)
+    np.testing.assert_allclose(*one, atol=1e-14)
     patches = Patches((3, 5, 4), (2, 2, 3))
     image, total = rng.random((3, 5, 4, 2)), np.zeros((2, 3, 2, 2))
     diffusion._sums.py_func(image, patches._owners, total)

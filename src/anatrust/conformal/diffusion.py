@@ -54,16 +54,48 @@ def diffuse(scores: npt.ArrayLike, transition: Any, *, steps: int = 10, laziness
     if current.shape[0] != transition.shape[0]:
         raise InputError(f"{current.shape[0]} scores but a graph of {transition.shape[0]} nodes")
     rows = np.ascontiguousarray(current).reshape(len(current), -1)
-    # Unsigned numbers: signed ones may count from the end, and the compiled loop would ask about each.
-    pointers, columns = (np.asarray(v, dtype=np.int64).view(np.uint64) for v in (transition.indptr, transition.indices))
-    walked: npt.NDArray[Any] = _steps(pointers, columns, transition.data, rows.copy(), steps, laziness)
+    # Unsigned numbers: signed ones may count from the end, and the compiled loop would ask about each. Short ones:
+    # reading the matrix is what takes the time.
+    short = np.uint32 if transition.nnz < 2**32 else np.uint64
+    pointers, columns = (np.asarray(v).astype(short) for v in (transition.indptr, transition.indices))
+    weights = transition.data
+    if rows.shape[1] == 1:
+        walked: npt.NDArray[Any] = _steps_of_one(pointers, columns, weights, rows.ravel().copy(), steps, laziness)
+    else:
+        walked = _steps(pointers, columns, weights, rows.copy(), steps, laziness)
     return walked.reshape(current.shape)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _steps_of_one(
+    pointers: npt.NDArray[Any],
+    columns: npt.NDArray[Any],
+    weights: npt.NDArray[np.float64],
+    current: npt.NDArray[np.float64],
+    steps: int,
+    laziness: float,
+) -> npt.NDArray[np.float64]:
+    """`_steps` for one class, ``(M,)``: a structure at a time is what calibration walks."""
+    moving = 1 - laziness
+    moved = np.empty_like(current)
+    low, high = np.inf, -np.inf
+    for value in current:
+        low, high = min(low, value), max(high, value)
+    for _ in range(steps):
+        for i in range(current.size):
+            total = 0.0
+            for at in range(pointers[i], pointers[i + 1]):
+                total += weights[at] * current[columns[at]]
+            # Rounding must not leave the range of the input.
+            moved[i] = min(max(laziness * current[i] + moving * total, low), high)
+        current, moved = moved, current
+    return current
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def _steps(
-    pointers: npt.NDArray[np.uint64],
-    columns: npt.NDArray[np.uint64],
+    pointers: npt.NDArray[Any],
+    columns: npt.NDArray[Any],
     weights: npt.NDArray[np.float64],
     current: npt.NDArray[np.float64],
     steps: int,
