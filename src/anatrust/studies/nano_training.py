@@ -77,18 +77,18 @@ class Plan:
 
     size: NanoSize = field(default_factory=NanoSize)
     patients: int = 600
-    sight: int = 600
-    samples: int = 3200
+    sight: int = 400
+    samples: int = 2800
     epochs: int = 4
     batch: int = 16
     rate: float = 2e-3
     hidden: float = 0.6
-    steps: int = 40
+    steps: int = 30
     generations: int = 8
     group: int = 8
     reward_rate: float = 2e-4
     tested: int = 200
-    curve: int = 200
+    curve: int = 175
 
 
 PLAN = Plan()

@@ -31,7 +31,7 @@ _NEEDS = (
 )
 _SIZES = (1, 2, 5, 10)
 _CHOICES = ("oracle", "alike", "random", "mirrored")
-_TARGETS, _BANK = 120, 40
+_TARGETS, _BANK = 80, 40
 
 
 def _cells(context: Context) -> list[Cell]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from anatrust.studies.nano_training import PLAN, QUICK, SEEN, UNSEEN, Plan, ask, continued, questions, rewarded, taught
 from anatrust.studies.provenance import fingerprint
-from anatrust.studies.rau_nano_summary import draw_figures, make_tables, summarise
+from anatrust.studies.rau_nano_summary import SEEDS, draw_figures, make_tables, summarise
 from anatrust.studies.study import Cell, Context, Study
 
 __all__ = ["STUDY", "place"]
@@ -22,7 +22,6 @@ _NEEDS = (
     "anatrust.reference.pairs",
     "anatrust.reference.prompts",
 )
-_SEEDS = (0, 1, 2)
 _KINDS = {
     f"{look}, {legend}": (looks, share)
     for look, looks in (("seen", SEEN), ("unseen", UNSEEN))
@@ -42,18 +41,17 @@ def _plan(quick: bool) -> Plan:
 
 
 def _cells(context: Context) -> list[Cell]:
-    seeds = _SEEDS[:1] if context.quick else _SEEDS
-    cells = [Cell("sft", {"stage": "sft"}, (), _NEEDS)]
-    cells += [
-        Cell(f"{stage}/{seed}", {"stage": stage, "seed": seed}, (), _NEEDS)
-        for seed in seeds
-        for stage in ("grpo", "more")
+    seeds = SEEDS[:1] if context.quick else SEEDS
+    changes = _CONTROLS[:2] if context.quick else _CONTROLS
+    return [
+        Cell("sft", {"stage": "sft"}, (), _NEEDS),
+        *(Cell(f"control/{change}", {"stage": "control", "change": change}, (), _NEEDS) for change in changes),
+        *(
+            Cell(f"{stage}/{seed}", {"stage": stage, "seed": seed}, (), _NEEDS)
+            for seed in seeds
+            for stage in ("grpo", "more")
+        ),
     ]
-    cells += [
-        Cell(f"control/{change}", {"stage": "control", "change": change}, (), _NEEDS)
-        for change in (_CONTROLS[:2] if context.quick else _CONTROLS)
-    ]
-    return cells
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:

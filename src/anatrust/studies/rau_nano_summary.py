@@ -12,7 +12,10 @@ from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["draw_figures", "make_tables", "summarise"]
+__all__ = ["SEEDS", "draw_figures", "make_tables", "summarise"]
+
+SEEDS = (0, 1, 2)
+"""Of the contrast of GRPO with supervised training that goes on; all start from one supervised model."""
 
 _KINDS = ("seen, names", "seen, numbers", "unseen, names", "unseen, numbers")
 _SIDED = ("left kidney", "right kidney", "liver", "spleen", "stomach")

@@ -35,7 +35,7 @@ _CHANGES: dict[str, tuple[float, ...]] = {
 }
 _TURNS = tuple(range(-60, 61, 15))
 _SCALES = (0.5, 0.7, 1.0, 1.4, 2.0)
-_QUESTIONS = 150
+_QUESTIONS = 80
 
 
 def best_view(reference: LabelledPicture, target: LabelledPicture) -> LabelledPicture:
