@@ -108,6 +108,12 @@ def test_wrong_stages_are_said(place: Path, stage: str, settings: dict[str, obje
         train(stage, plan)  # type: ignore[arg-type]
 
 
+def test_the_masks_need_their_adapter(place: Path) -> None:
+    plan = TrainingPlan("qwen", place / "cohort.csv", place / "out", sam2="sam2", settings={"lora": None})
+    with pytest.raises(InputError, match="needs an adapter"):
+        train("seg", plan)
+
+
 def test_a_table_without_truth_is_said(place: Path) -> None:
     (place / "bare.csv").write_text("id,image\n0,scan0.nii.gz\n")
     told: list[str] = []

@@ -275,8 +275,10 @@ def _settings(stage: Stage, given: Mapping[str, Any]) -> Any:
         raise InputError(f"the stage {stage} has no setting '{wrong}'; choose among {', '.join(sorted(known))}")
     plain = dict(given)
     try:
-        if "lora" in plain:
+        if plain.get("lora") is not None:
             plain["lora"] = LoraSettings(**plain["lora"])
+        elif "lora" in plain and stage == "seg":
+            raise InputError("the stage seg needs an adapter, which carries the <Seg> rows: leave 'lora' out")
         if "tasks" in plain:
             plain["tasks"] = tuple(plain["tasks"])
         return kind(**plain)
