@@ -14,7 +14,7 @@ from anatrust.studies.tables import markdown_table
 
 __all__ = ["SEEDS", "draw_figures", "make_tables", "summarise"]
 
-SEEDS = (0, 1, 2)
+SEEDS = (0,)
 """Of the contrast of GRPO with supervised training that goes on; all start from one supervised model."""
 
 _KINDS = ("seen, names", "seen, numbers", "unseen, names", "unseen, numbers")
@@ -105,20 +105,23 @@ def _targets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         gain = _mean(gains)
         targets.append(
             {
-                "what": "unseen look: GRPO above SFT continued for the same compute by ≥ 0.05 (mean of seeds)",
+                "what": "unseen look: GRPO above SFT continued for the same compute by ≥ 0.05 (one seed)",
                 "observed": gain,
                 "met": gain >= _GOAL,
             }
         )
+    plain = summary["controls"].get("none")
     for name in ("blank", "shuffled"):
-        if name in summary["controls"]:
+        if name in summary["controls"] and plain:
             r = summary["controls"][name]
-            most = allowance(r["chance"], r["accuracy"]["n"])
+            most, least = (allowance(c["chance"], c["accuracy"]["n"]) for c in (r, plain))
+            # Falling to chance shows something only where accuracy was above it.
+            fell = plain["accuracy"]["rate"] > least and r["accuracy"]["rate"] <= most
             targets.append(
                 {
-                    "what": f"{name} reference, numbers alone: accuracy at chance (≤ {most:.2f})",
+                    "what": f"numbers alone: above chance (> {least:.2f}) with a reference, at chance with a {name} one",
                     "observed": r["accuracy"]["rate"],
-                    "met": r["accuracy"]["rate"] <= most,
+                    "met": fell,
                 }
             )
     return targets
