@@ -119,7 +119,7 @@ def _targets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             fell = plain["accuracy"]["rate"] > least and r["accuracy"]["rate"] <= most
             targets.append(
                 {
-                    "what": f"numbers alone: above chance (> {least:.2f}) with a reference, at chance with a {name} one",
+                    "what": f"numbers alone: above chance (> {least:.2f}), with a {name} reference at chance",
                     "observed": r["accuracy"]["rate"],
                     "met": fell,
                 }
