@@ -180,7 +180,7 @@ def test_what_is_kept_rejected_and_undecidable_is_the_mask(files: dict[str, Path
     nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
     out = tmp_path / "out"
     verdict = assess(
-        files["scan"], path, modality="CT", settings=RejectionSettings(null="placement", alpha=0.001), out=out
+        files["scan"], path, modality="CT", alpha=0.001, settings=RejectionSettings(null="placement"), out=out
     )
     assert verdict.counts()["undecidable"] > 0
     assert verdict.files["undecidable"] == "undecidable.nii.gz"
