@@ -74,6 +74,17 @@ def test_a_turned_or_scaled_view_is_found(angle: float, scale: float) -> None:
     assert upright.similarity < searched.similarity + 1e-6
 
 
+def test_the_same_scans_give_the_same_alignment() -> None:
+    # Large enough that the metric takes samples, and with texture, so that it matters which.
+    texture = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(300, 300)), 4).astype(np.float32)
+    grid = Grid((250, 250), np.eye(4))
+    target = Scan(texture[20:270, 20:270].copy(), grid)
+    reference = Scan(ndimage.rotate(texture, 4, reshape=False, order=1)[23:273, 16:266].copy(), grid)
+    settings = RegistrationSettings(deformation="none", mirrored=False, turned=False)
+    one, other = (register(target, reference, settings) for _ in range(2))
+    assert one.transform.GetParameters() == other.transform.GetParameters()
+
+
 def test_an_upright_scan_is_not_turned() -> None:
     shape = (36, 34, 30)
     target, reference = (Scan(blobs(shape, s), Grid(shape, np.eye(4))) for s in ((0, 0, 0), (3, -2, 1)))

@@ -415,7 +415,7 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     words = {"oracle": "10, the five that are best for the truth", "worst": "10, the five that are worst for it"}
     banks = [
         [words.get(name, name), f"{r['dice']:.2f} [{r['interval'][0]:.2f}, {r['interval'][1]:.2f}]", r["n"]]
-        for name, r in s["banks"].items()
+        for name, r in s.get("banks", {}).items()  # not in results of earlier versions
     ]
     return {
         "banks": markdown_table(["patients in the bank", "mean Dice", "targets"], banks),
