@@ -106,6 +106,7 @@ def test_what_no_slice_shows_is_null() -> None:
     assert blind.decision == "abstain"
 
 
+@pytest.mark.slow
 def test_three_planes_vote() -> None:
     target = body(2)
     inner = RegistrationReasoner()

@@ -206,8 +206,9 @@ def grey_overlap(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -
 
     Examples
     --------
-    >>> round(grey_overlap(np.full(9, 0.2, np.float32), np.full(9, 0.2, np.float32)), 3)
-    1.0
+    >>> dark, bright = np.full(9, 0.2, np.float32), np.full(9, 0.9, np.float32)
+    >>> round(grey_overlap(dark, dark), 3), grey_overlap(dark, bright)
+    (1.0, 0.0)
     """
     if one.size == 0 or other.size == 0:
         return 0.0
