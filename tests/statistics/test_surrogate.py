@@ -192,9 +192,9 @@ def test_the_oddest_places_are_seldom_significant_where_there_are_few(kind: str)
     "kind", ["gaussian 20", "gaussian 60", "exponential 30", "mixture 30", "skewed 20", "heavy 20"]
 )
 def test_level_where_the_tissue_is_a_few_correlation_lengths_wide(kind: str) -> None:
-    share, few = long_level(kind, organ((94, 94), 45), (2, 3, 4, 6, 8, 12), 30)
-    assert share <= allowed(30)
-    assert few == 30
+    share, few = long_level(kind, organ((94, 94), 45), (2, 3, 4, 6, 8, 12), 20)
+    assert share <= allowed(20)
+    assert few == 20
 
 
 @pytest.mark.slow
@@ -206,16 +206,17 @@ def test_level_where_the_tissue_is_a_few_correlation_lengths_wide_in_three_dimen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gaussian 20", "exponential 30"])
-def test_a_single_large_candidate_gains_nothing_by_being_left_out(kind: str) -> None:
-    tissue, found = organ((94, 94), 45), 0
-    for i in range(30):
-        image = long_texture(kind, tissue.shape, np.random.default_rng([10, i]))
-        smooth = (-1) ** i * ndimage.gaussian_filter(image, 1.0)
-        labels, _ = ndimage.label((smooth > np.median(smooth[tissue]) + 0.5 * smooth[tissue].std()) & tissue)
-        largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
-        found += surrogate_max_test(image, tissue, [largest], n_surrogates=59, seed=i)[0].p_value <= 0.05
-    assert found / 30 <= allowed(30)
+def test_a_single_large_candidate_gains_nothing_by_being_left_out() -> None:
+    tissue, found = organ((94, 94), 45), []
+    for kind in ("gaussian 20", "skewed 20", "exponential 15", "exponential 30", "exponential 60"):
+        for i in range(16):
+            image = long_texture(kind, tissue.shape, np.random.default_rng([10, i]))
+            smooth = (-1) ** i * ndimage.gaussian_filter(image, 1.0)
+            labels, _ = ndimage.label((smooth > np.median(smooth[tissue]) + 0.5 * smooth[tissue].std()) & tissue)
+            largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+            [result] = surrogate_max_test(image, tissue, [largest], n_surrogates=59, seed=i)
+            found.append(result.p_value <= 0.05)
+    assert np.mean(found) <= allowed(len(found))
 
 
 def test_where_few_patches_leave_it_open_the_test_abstains() -> None:

@@ -44,7 +44,7 @@ _ORGANS = {
     ("phantom", "spleen"): 0,
 }
 # Lesions per combination of contrast and diameter.
-_REPEATS = {"placement": 10, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 6, "cohort": 6}
+_REPEATS = {"placement": 6, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 4, "cohort": 4}
 _REPEATS_LOCAL = 2
 _COHORT = 19
 _PLAIN_NULLS = ("surrogate-max", "placement", "placement-exceed", "iid", "block")
