@@ -234,6 +234,26 @@ def test_a_server_on_this_machine_is_asked_and_sees_pictures_alone(server: Serve
         assert secret not in everything
 
 
+def test_a_volume_is_asked_about_by_key_slices(server: Server, place: Path, tmp_path: Path) -> None:
+    for name, shift, seed in (("scan", 3, 1), ("other", 0, 2)):
+        image, labels = drawn(shift, seed)
+        # As a reader sees it: columns run to the patient's left, rows to the back.
+        stack = [np.repeat(a[::-1, ::-1].T[..., None], 4, axis=2) for a in (image.astype(np.float32), labels)]
+        for kind, array in zip(("", "_labels"), stack, strict=True):
+            nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, 1, 3, 1])), tmp_path / f"{name}{kind}.nii.gz")
+    files = [str(tmp_path / f"{n}.nii.gz") for n in ("scan", "other", "other_labels")]
+    line = ["annotate", "-i", files[0], "--reference", files[1], "--reference-labels", files[2], "--reasoner", "vlm"]
+    more = ["--names", str(place / "names.json"), "--endpoint", server.url, "--model", "any", "--keys", "1", "-q"]
+    assert run([*line, *more, "-o", str(tmp_path / "out")]) == 0
+    assert len(server.seen) == 1
+    told = json.loads((tmp_path / "out" / "annotation.json").read_text())
+    assert told["reasoner"].startswith("volume/1 axial keys=1")
+    found = np.asarray(nibabel.load(tmp_path / "out" / "labels.nii.gz").dataobj)
+    truth = np.asarray(nibabel.load(tmp_path / "scan_labels.nii.gz").dataobj)
+    assert all(dice(truth == n, found == n) > 0.7 for n in NAMES)
+    assert (found > 0).any(axis=(0, 1)).all(), "what was drawn on one slice is followed to all"
+
+
 def _chunks(png: bytes) -> Iterator[int]:
     at = 8
     while at < len(png):
