@@ -12,7 +12,12 @@ RESULT = {
             "random/texture/gaussian 2/8.0/iid": {"k": 100, "n": 100},
             "selected/texture/gaussian 2/blobs/iid": {"single": {"k": 7, "n": 8}, "any": {"k": 8, "n": 8}},
             "selected/phantom/liver/blobs/iid": {"single": None, "any": {"k": 0, "n": 2}},
-            "selected/amos/liver/threshold/surrogate-max": {"single": {"k": 1, "n": 4}, "any": {"k": 1, "n": 4}},
+            "selected/amos/liver/threshold/surrogate-max": {
+                "single": {"k": 1, "n": 4},
+                "any": {"k": 1, "n": 4},
+                "undecidable": 2,
+                "tested": 4,
+            },
         },
         "cohorts": {
             "phantom/threshold": {"patients": 60, "candidates": 5.0, "19": {"maximum 0.05": 0.043}},
@@ -35,6 +40,6 @@ def test_counts_are_pooled_by_who_chose_the_place() -> None:
         ["0.50 (15 of 30)", "0.88 (7 of 8)", "–"],
         ["–", "–", "–"],
         ["–", "–", "–"],
-        ["–", "–", "0.25 (1 of 4)"],
+        ["–", "–", "0.25 (1 of 4; 2 undecidable)"],
         ["–", "0.04 to 0.04", "0.03 to 0.05"],
     ]

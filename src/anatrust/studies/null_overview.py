@@ -19,10 +19,11 @@ _ROWS = {
 _COHORT = "maximum 0.05"
 
 
-def _pooled(counts: Iterable[Mapping[str, Any]]) -> str:
+def _pooled(counts: Iterable[Mapping[str, Any]], undecidable: int) -> str:
     found = list(counts)
     k, n = sum(c["k"] for c in found), sum(c["n"] for c in found)
-    return f"{k / n:.2f} ({k} of {n})" if n else "–"
+    apart = f"; {undecidable} undecidable" if undecidable else ""
+    return f"{k / n:.2f} ({k} of {n}{apart})" if n else "–"
 
 
 def overview_table(result: Mapping[str, Any]) -> str:
@@ -38,7 +39,8 @@ def overview_table(result: Mapping[str, Any]) -> str:
     -------
     str
         A Markdown table. Counts are pooled over tissues and sizes; picked places are the
-        oddest candidate of each lesion-free scan. The cohort row gives the range over cohorts of
+        oddest candidate of each lesion-free scan; those a test could not decide count as not called
+        different, and their number is stated. The cohort row gives the range over cohorts of
         P(any candidate kept) with the smallest calibration size.
 
     Examples
@@ -54,11 +56,14 @@ def overview_table(result: Mapping[str, Any]) -> str:
         cells = []
         for task, made_up in (("random", False), ("selected", True), ("selected", False)):
             picked = [
-                found if task == "random" else found["single"]
+                found
                 for key, found in chosen.items()
                 if key.startswith(f"{task}/") and (key.split("/")[1] in _MADE_UP) == made_up
             ]
-            cells.append(_pooled(c for c in picked if c))
+            counts = [found if task == "random" else found["single"] for found in picked]
+            # At places chosen blindly the largest lesions are beyond placement; the full table says which.
+            undecidable = 0 if task == "random" else sum(found.get("undecidable", 0) for found in picked)
+            cells.append(_pooled([c for c in counts if c], undecidable))
         rows.append([name, *cells])
     by_kind: dict[bool, list[float]] = {True: [], False: []}
     for key, found in cohorts.items():

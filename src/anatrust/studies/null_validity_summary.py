@@ -163,6 +163,14 @@ def _cell(share: Mapping[str, Any] | None) -> str:
     return "–" if share is None else f"{share['rate']:.2f} ± {share['se']:.2f}"
 
 
+def _undecidable(by_null: Mapping[str, Any], part: str) -> list[str]:
+    """How many candidates surrogate-max left open: they count as not called different."""
+    if part != "single":
+        return []
+    found = by_null.get("surrogate-max")
+    return ["–" if found is None else f"{found['undecidable']} of {found['tested']}"]
+
+
 def tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     """Markdown tables: the short one of the README, random places, selected places, cohorts, targets."""
     rates = result["summary"]["rates"]
@@ -187,10 +195,11 @@ def tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         for (source, tissue, way), by_null in selected_rows.items():
             n = max((found[part]["n"] for found in by_null.values() if found[part]), default=0)
             shares = [_cell(by_null[k][part]) if k in by_null else "–" for k in _NULLS]
-            rows.append([f"{_NAMES[source]}, {tissue}", way, n, *shares])
-        made[f"selected-{part}"] = markdown_table(
-            ["tissue", "chosen by", "n", *[f"{k}: {title}" for k in _NULLS]], rows
-        )
+            rows.append([f"{_NAMES[source]}, {tissue}", way, n, *shares, *_undecidable(by_null, part)])
+        # Of whole scans it is not known how many candidates were left open.
+        apart = ["surrogate-max: undecidable"] if part == "single" else []
+        header = ["tissue", "chosen by", "n", *[f"{k}: {title}" for k in _NULLS], *apart]
+        made[f"selected-{part}"] = markdown_table(header, rows)
     rows = []
     for key, found in result["summary"]["cohorts"].items():
         source, way = key.split("/")
