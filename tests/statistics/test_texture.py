@@ -11,7 +11,7 @@ from anatrust.errors import InputError
 from anatrust.statistics import ball_scan
 from anatrust.statistics.ball_scan import BallScan, block_sums, halve
 from anatrust.statistics.tail_scores import tail_scores
-from anatrust.statistics.texture import SmoothTexture, fit_texture, normal_scores, ranked
+from anatrust.statistics.texture import LongTexture, fit_texture, normal_scores, ranked
 
 
 def disc(shape: tuple[int, ...], radius: float) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_tail_scores_need_no_spread() -> None:
 
 @pytest.mark.parametrize(("shape", "spacing"), [((60, 50), (1.0, 2.0)), ((20, 24, 10), (1.0, 1.0, 3.0))])
 def test_smooth_fields_have_the_correlation_asked_for(shape, spacing, rng: np.random.Generator) -> None:
-    texture = SmoothTexture(shape, spacing, 8.0)
+    texture = LongTexture(shape, spacing, 8.0)
     fields = [f for _ in range(400) for f in texture.pair(rng)]
     assert {(f.shape, f.dtype) for f in fields} == {(shape, np.dtype(np.float32))}
     stack = np.stack(fields).reshape(800, -1)

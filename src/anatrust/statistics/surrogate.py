@@ -18,7 +18,7 @@ from anatrust.statistics.coarse_tissue import CoarseTissue, grown
 from anatrust.statistics.result import VALID_FOR, TestResult
 from anatrust.statistics.scan_statistic import Combination, Members, ScanStatistic, steepest_growth
 from anatrust.statistics.tail_scores import tail_scores
-from anatrust.statistics.texture import SmoothTexture, fit_texture, normal_scores, ranked
+from anatrust.statistics.texture import LongTexture, fit_texture, normal_scores, ranked
 
 __all__ = ["Direction", "surrogate_max_test"]
 
@@ -32,9 +32,10 @@ _MIN_VOXELS = 200
 # gave a simulated level of up to 0.3 at 0.05, so the test takes its other form.
 _FEW_PATCHES = {2: 150.0, 3: 250.0}
 # Lengths of the smooth fields of that form, as shares of the diameter of a ball of the tissue's volume, and how
-# many pairs of each are drawn to see whether the tissue may be as smooth.
+# many pairs of each are drawn to see whether the tissue may be as smooth; length of the rough field.
 _LENGTHS = (0.1, 0.2, 0.4, 0.8)
 _PAIRS = 20
+_ROUGH_LENGTH = 0.7
 _ROUGHER = 0.5
 # Where the forms disagree whether p is at most this, the test abstains.
 _UNSURE = 0.1
@@ -112,9 +113,9 @@ def surrogate_max_test(
     it. Where the tissue holds fewer than 150 (2-D) or 250 (3-D) independent patches a candidate must
     also stand out when the marginal is a shifted lognormal on each side of its median, with a tail
     no lighter than the normal one, and whatever the correlation: the p-value is the largest over
-    ranks, and over such scores against the fitted correlation and smooth ones of 0.1 to 0.8 of the
-    tissue's diameter, unless the tissue is plainly rougher. In real organs vessels, rims and a second
-    texture differ from the texture and are found.
+    ranks, and over such scores against the fitted correlation, a rough one of 0.7 of the tissue's
+    diameter, and smooth ones of 0.1 to 0.8 of it, unless the tissue is plainly rougher. In real
+    organs vessels, rims and a second texture differ from the texture and are found.
 
     Notes
     -----
@@ -135,7 +136,8 @@ def surrogate_max_test(
     out gains nothing. The least favourable correlation decides: the smoother a field, the fewer
     its independent places and the heavier the tail of its standardised maximum, hence the smooth
     ones, up to the first whose contrasts, in each of 40 draws, grow from scale to scale more than
-    twice as fast as the tissue's. Rough ones are represented by the fit.
+    twice as fast as the tissue's. Rough ones are represented by the fit and by one of long range, which
+    the fit misses where a candidate covers much of the tissue.
 
     Tissues of more than 30 000 voxels (8 000 for several
     features) are averaged over blocks first. Cost: `n_surrogates` · d / 2 FFTs of the coarse
@@ -262,13 +264,16 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
     growth = max(steepest_growth(scan, scores) for scores in observed)
     textures: list[Sequence[_Texture]] = [fitted]
     for share in _LENGTHS:
-        smooth = SmoothTexture(tissue.mask.shape, tissue.spacing, share * diameter)
+        smooth = LongTexture(tissue.mask.shape, tissue.spacing, share * diameter)
         textures.append([smooth] * len(observed))
         drawn = [field for k in range(_PAIRS) for field in smooth.pair(np.random.default_rng([seed, 0, k]))]
         scored_fields = [_spread_out(tail_scores(field[tissue.mask]), tissue.mask) for field in drawn]
         # A tissue plainly rougher than every one of these is rougher than fields of any greater length.
         if growth < _ROUGHER * min(steepest_growth(scan, field) for field in scored_fields):
             break
+    # The fit misses long correlations of rough tissue the more, the more of it the candidates cover.
+    rough = LongTexture(tissue.mask.shape, tissue.spacing, _ROUGH_LENGTH * diameter, power=1)
+    textures.append([rough] * len(observed))
     return [_Form(observed, own, scored) for own in textures]
 
 

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 
 from anatrust.errors import InputError
 
-__all__ = ["SmoothTexture", "TextureModel", "fit_texture", "normal_scores", "ranked"]
+__all__ = ["LongTexture", "TextureModel", "fit_texture", "normal_scores", "ranked"]
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -123,8 +123,8 @@ class TextureModel:
         return np.ascontiguousarray(field.real[crop]), np.ascontiguousarray(field.imag[crop])
 
 
-class SmoothTexture:
-    """A stationary Gaussian field with the correlation exp(−(h / length)²), the smoothest there is.
+class LongTexture:
+    """A stationary Gaussian field of a long correlation: exp(−(h / length)²), the smoothest, or exp(−h / length).
 
     Parameters
     ----------
@@ -134,6 +134,8 @@ class SmoothTexture:
         Voxel size along each axis.
     length
         Distance at which the correlation has fallen to 1/e, in the unit of the spacing.
+    power
+        2, or 1 for a rough field with correlations as long (its h is the sum of the distances along the axes).
 
     Notes
     -----
@@ -142,11 +144,11 @@ class SmoothTexture:
     the variance below 1e-6 of the largest; no torus, so nothing wraps around.
     """
 
-    def __init__(self, shape: Sequence[int], spacing: Sequence[float], length: float) -> None:
+    def __init__(self, shape: Sequence[int], spacing: Sequence[float], length: float, power: int = 2) -> None:
         self.factors: list[FloatArray] = []
         for count, step in zip(shape, spacing, strict=True):
             where = np.arange(count) * float(step)
-            values, vectors = np.linalg.eigh(np.exp(-(((where[:, None] - where) / length) ** 2)))
+            values, vectors = np.linalg.eigh(np.exp(-(np.abs((where[:, None] - where) / length) ** power)))
             used = values > _NEGLIGIBLE * values.max()
             self.factors.append((vectors[:, used] * np.sqrt(values[used])).astype(np.float32))
 
