@@ -412,10 +412,10 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         ]
         for name, r in s["controls"].items()
     ]
-    words = {"oracle": "10, the five that are best for the truth", "worst": "10, the five that are worst for it"}
+    words = {"oracle": "10, the five that alone are best", "worst": "10, the five that alone are worst"}
     banks = [
         [words.get(name, name), f"{r['dice']:.2f} [{r['interval'][0]:.2f}, {r['interval'][1]:.2f}]", r["n"]]
-        for name, r in s.get("banks", {}).items()  # not in results of earlier versions
+        for name, r in sorted(s["banks"].items(), key=lambda item: (not item[0].isdigit(), item[0].zfill(2)))
     ]
     return {
         "banks": markdown_table(["patients in the bank", "mean Dice", "targets"], banks),
