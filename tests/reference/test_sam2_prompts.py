@@ -18,32 +18,16 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from anatrust.models.sam2_prompts import Sam2Prompter  # noqa: E402
+from anatrust.studies.tiny_models import tiny_sam2_vision  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
+    from transformers import Sam2Config, Sam2Model
     from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, Sam2PromptEncoderConfig
 
-    backbone = Sam2HieraDetConfig(
-        hidden_size=16,
-        num_attention_heads=1,
-        image_size=[128, 128],
-        blocks_per_stage=[1, 1, 2, 1],
-        embed_dim_per_stage=[16, 32, 64, 128],
-        num_attention_heads_per_stage=[1, 1, 1, 1],
-        window_size_per_stage=[8, 4, 4, 4],
-        global_attention_blocks=[3],
-        window_positional_embedding_background_size=[4, 4],
-    )
-    vision = Sam2VisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=[128, 64, 32, 16],
-        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
-        fpn_hidden_size=128,
-    )
     config = Sam2Config(
-        vision_config=vision,
+        vision_config=tiny_sam2_vision(),
         prompt_encoder_config=Sam2PromptEncoderConfig(hidden_size=128, image_size=128, patch_size=16),
         mask_decoder_config=Sam2MaskDecoderConfig(
             hidden_size=128, mlp_dim=64, num_hidden_layers=2, num_attention_heads=2, iou_head_hidden_dim=128

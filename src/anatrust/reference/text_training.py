@@ -56,7 +56,8 @@ class SftSettings:
     lora: LoraSettings | None = LoraSettings()
 
     def __post_init__(self) -> None:
-        _check(self.samples, self.epochs, self.batch, self.save_every, self.learning_rate, self.tasks)
+        numbers = (self.samples, self.epochs, self.batch, self.save_every, self.learning_rate)
+        _check(numbers, self.tasks, ("name", "box"))
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,14 @@ class GrpoSettings:
 
     def __post_init__(self) -> None:
         numbers = (self.steps, self.generations, self.batch, self.save_every, self.learning_rate)
-        _check(*numbers, self.tasks, allowed=get_args(Task))
+        _check(numbers, self.tasks, get_args(Task))
         if self.relations < 0:
             raise InputError("the weight of the relations is not negative")
         if self.generations < 2 or self.batch % self.generations:
             raise InputError("GRPO compares at least 2 generations, and a batch holds whole groups of them")
 
 
-def _check(*values: Any, allowed: Sequence[str] = ("name", "box")) -> None:
-    *numbers, tasks = values
+def _check(numbers: Sequence[float], tasks: Sequence[str], allowed: Sequence[str]) -> None:
     if min(numbers) <= 0:
         raise InputError("steps, samples, batches and learning rates are above 0")
     if not tasks or set(tasks) - set(allowed):

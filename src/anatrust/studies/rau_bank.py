@@ -11,24 +11,16 @@ import numpy as np
 from anatrust.metrics import dice
 from anatrust.reference.pairs import LabelledPicture, Pair
 from anatrust.reference.prompts import Legend
-from anatrust.studies.intervals import rate_by_patient
 from anatrust.studies.nano_anatomy import cohort
 from anatrust.studies.nano_training import PLAN, QUICK, SEEN, TESTED, UNSEEN, Asked, ask, taught
-from anatrust.studies.rau_nano import place
+from anatrust.studies.rau_nano import NEEDS, place
+from anatrust.studies.rau_nano_summary import accuracy_by_patient
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
 __all__ = ["STUDY"]
 
-_NEEDS = (
-    "anatrust.studies.rau_bank",
-    "anatrust.studies.nano_anatomy",
-    "anatrust.studies.nano_model",
-    "anatrust.studies.nano_sight",
-    "anatrust.studies.nano_training",
-    "anatrust.reference.pairs",
-    "anatrust.reference.prompts",
-)
+_NEEDS = ("anatrust.studies.rau_bank", *NEEDS)
 _SIZES = (1, 2, 5, 10)
 _CHOICES = ("oracle", "alike", "random", "mirrored")
 _TARGETS, _BANK = 80, 40
@@ -106,15 +98,7 @@ def _chosen(
 
 
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
-    told: dict[str, Any] = {}
-    for key, r in results.items():
-        told[key] = {}
-        for size, rows in r["sizes"].items():
-            by_patient: dict[str, list[bool]] = {}
-            for row in rows:
-                by_patient.setdefault(row["patient"], []).append(bool(row["right"]))
-            told[key][size] = rate_by_patient(by_patient, seed=context.seed)
-    return {"accuracy": told}
+    return accuracy_by_patient({key: r["sizes"] for key, r in results.items()}, context.seed)
 
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:

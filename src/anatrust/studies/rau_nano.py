@@ -11,10 +11,9 @@ from anatrust.studies.provenance import fingerprint
 from anatrust.studies.rau_nano_summary import SEEDS, draw_figures, make_tables, summarise
 from anatrust.studies.study import Cell, Context, Study
 
-__all__ = ["STUDY", "place"]
+__all__ = ["NEEDS", "STUDY", "place"]
 
-_NEEDS = (
-    "anatrust.studies.rau_nano",
+NEEDS = (
     "anatrust.studies.nano_anatomy",
     "anatrust.studies.nano_model",
     "anatrust.studies.nano_sight",
@@ -22,6 +21,9 @@ _NEEDS = (
     "anatrust.reference.pairs",
     "anatrust.reference.prompts",
 )
+"""Modules whose source decides what the small model learns."""
+
+_NEEDS = ("anatrust.studies.rau_nano", *NEEDS)
 _KINDS = {
     f"{look}, {legend}": (looks, share)
     for look, looks in (("seen", SEEN), ("unseen", UNSEEN))

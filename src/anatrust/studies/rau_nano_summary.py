@@ -12,7 +12,7 @@ from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["SEEDS", "draw_figures", "make_tables", "summarise"]
+__all__ = ["SEEDS", "accuracy_by_patient", "draw_figures", "make_tables", "summarise"]
 
 SEEDS = (0, 1, 2)
 """Of the contrast of GRPO with supervised training that goes on; all start from one supervised model."""
@@ -60,6 +60,15 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
 
 def _mean(values: Sequence[float]) -> float:
     return round(float(np.mean(values)), 4) if values else 0.0
+
+
+def accuracy_by_patient(answers: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], seed: int) -> dict[str, Any]:
+    """Share of right answers with its patient bootstrap, for each kind of question of each cell."""
+    return {
+        "accuracy": {
+            key: {kind: _rate(rows, "right", seed) for kind, rows in own.items()} for key, own in answers.items()
+        }
+    }
 
 
 def _rate(rows: Sequence[Mapping[str, Any]], field: str, seed: int) -> dict[str, Any]:

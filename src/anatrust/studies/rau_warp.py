@@ -10,24 +10,16 @@ from typing import Any
 import numpy as np
 
 from anatrust.reference.pairs import LabelledPicture, Pair, draw_pairs
-from anatrust.studies.intervals import rate_by_patient
 from anatrust.studies.nano_anatomy import bent, cohort
 from anatrust.studies.nano_training import PLAN, QUICK, SEEN, TESTED, Asked, ask, taught
-from anatrust.studies.rau_nano import place
+from anatrust.studies.rau_nano import NEEDS, place
+from anatrust.studies.rau_nano_summary import accuracy_by_patient
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
 __all__ = ["STUDY", "best_view"]
 
-_NEEDS = (
-    "anatrust.studies.rau_warp",
-    "anatrust.studies.nano_anatomy",
-    "anatrust.studies.nano_model",
-    "anatrust.studies.nano_sight",
-    "anatrust.studies.nano_training",
-    "anatrust.reference.pairs",
-    "anatrust.reference.prompts",
-)
+_NEEDS = ("anatrust.studies.rau_warp", *NEEDS)
 _CHANGES: dict[str, tuple[float, ...]] = {
     "turn": (0.0, 15.0, 30.0, 45.0, 60.0),
     "scale": (0.5, 0.7, 1.4, 2.0),
@@ -98,15 +90,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
 
 
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
-    told: dict[str, Any] = {}
-    for key, r in results.items():
-        told[key] = {}
-        for way, rows in r.items():
-            by_patient: dict[str, list[bool]] = {}
-            for row in rows:
-                by_patient.setdefault(row["patient"], []).append(bool(row["right"]))
-            told[key][way] = rate_by_patient(by_patient, seed=context.seed)
-    return {"accuracy": told}
+    return accuracy_by_patient(results, context.seed)
 
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:

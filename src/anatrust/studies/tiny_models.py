@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["memorise", "tiny_qwen", "tiny_sam2", "tiny_seggpt"]
+__all__ = ["memorise", "tiny_qwen", "tiny_sam2", "tiny_sam2_vision", "tiny_seggpt"]
 
 
-def tiny_sam2(folder: Path, seed: int = 0) -> Path:
-    """A SAM 2 video model of 1.4 M random weights, saved as the real ones are."""
-    import torch
-    from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
-    from transformers.models.sam2_video.configuration_sam2_video import (
-        Sam2VideoMaskDecoderConfig,
-        Sam2VideoPromptEncoderConfig,
-    )
+def tiny_sam2_vision() -> Any:
+    """The image encoder of a tiny SAM 2, for pictures of 128 pixels: a ``Sam2VisionConfig``."""
+    from transformers import Sam2HieraDetConfig, Sam2VisionConfig
 
     backbone = Sam2HieraDetConfig(
         hidden_size=16,
@@ -29,14 +24,25 @@ def tiny_sam2(folder: Path, seed: int = 0) -> Path:
         global_attention_blocks=[3],
         window_positional_embedding_background_size=[4, 4],
     )
-    vision = Sam2VisionConfig(
+    return Sam2VisionConfig(
         backbone_config=backbone,
         backbone_channel_list=[128, 64, 32, 16],
         backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
         fpn_hidden_size=128,
     )
+
+
+def tiny_sam2(folder: Path, seed: int = 0) -> Path:
+    """A SAM 2 video model of 1.4 M random weights, saved as the real ones are."""
+    import torch
+    from transformers import Sam2VideoConfig, Sam2VideoModel
+    from transformers.models.sam2_video.configuration_sam2_video import (
+        Sam2VideoMaskDecoderConfig,
+        Sam2VideoPromptEncoderConfig,
+    )
+
     config = Sam2VideoConfig(
-        vision_config=vision,
+        vision_config=tiny_sam2_vision(),
         prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=128, image_size=128, patch_size=16),
         mask_decoder_config=Sam2VideoMaskDecoderConfig(
             hidden_size=128, mlp_dim=64, num_hidden_layers=2, num_attention_heads=2, iou_head_hidden_dim=128
