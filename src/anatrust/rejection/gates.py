@@ -190,5 +190,5 @@ def skipped_gates(settings: GateSettings, *, probabilities: bool, anatomy: bool)
             " Kolmogorov-Smirnov; L2: mean probability; L3: case score)."
         )
     if not anatomy:
-        notes.append("No anatomy was given, so gate L2 did not ask whether candidates lie in the reference organs.")
+        notes.append("No organ was named as reference, so gate L2 did not ask whether candidates lie in one.")
     return tuple(notes)
