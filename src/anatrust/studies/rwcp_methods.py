@@ -16,7 +16,7 @@ from anatrust.studies.rwcp_cases import PLAIN, SCORING, Unit, calibration_size, 
 from anatrust.studies.segmenters import image_set
 from anatrust.studies.study import Context
 
-__all__ = ["FAMILIES", "Method", "choices", "families"]
+__all__ = ["FAMILIES", "Method", "choices", "chosen_method", "families"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ _LAZY = tuple(
     for size in (4, 2)
     for a, s in ((0.0, 10), (0.5, 1), (0.5, 10), (0.8, 10))
 )
+_STAGES = ("unet-0", "unet-1", "unet-2")  # of the segmenter's encoder: which one is chosen on tuning patients too
 _LATTICES = tuple((steps, beta) for steps in (20, 60, 160) for beta in (0.02, 0.1, 0.5))
 
 FAMILIES: Mapping[str, tuple[Method, ...]] = {
@@ -64,9 +65,9 @@ FAMILIES: Mapping[str, tuple[Method, ...]] = {
         for s in (40, 160)
         for b in (0.003, 0.03)
     ),
-    "RW-CP published, encoder": (Method(PUBLISHED_WALK, "unet-1"),),
+    "RW-CP published, encoder": tuple(Method(PUBLISHED_WALK, stage) for stage in _STAGES),
     "RW-CP published, descriptors": (Method(PUBLISHED_WALK, "descriptors"),),
-    "RW-CP tuned, encoder": tuple(Method(r, "unet-1") for r in _LAZY),
+    "RW-CP tuned, encoder": tuple(Method(r, stage) for stage in _STAGES for r in _LAZY),
     "RW-CP tuned, descriptors": tuple(Method(r, "descriptors") for r in _LAZY),
     "random graph": (Method(PUBLISHED_WALK, "random"),),
     "combinations": (
@@ -77,7 +78,7 @@ FAMILIES: Mapping[str, tuple[Method, ...]] = {
         *(Method(ScoreRecipe("distance", {}, 1.0, c)) for c in (0.0, 0.5)),
         *(Method(ScoreRecipe("lattice", {"steps": s, "beta": b}, 1.0, 0.5)) for s, b in _LATTICES),
         *(Method(ScoreRecipe("encoder-lattice", {"steps": s, "beta": 0.03}, 1.0, 0.5), "unet-0") for s in (40, 160)),
-        *(Method(ScoreRecipe("graph", {"patch": 2, "laziness": a}, 1.0, 0.5), "unet-1") for a in (0.0, 0.5)),
+        *(Method(ScoreRecipe("graph", {"patch": 2, "laziness": a}, 1.0, 0.5), e) for e in _STAGES for a in (0.0, 0.5)),
         Method(ScoreRecipe("bilateral", {"width": 2, "beta": 0.05}, 1.0, 0.5)),
     ),
 }
@@ -104,20 +105,30 @@ def choices(unit: Unit, context: Context, *, alpha: float = 0.1, cache: Path | N
     dict with ``chosen`` (name → method), ``rows`` (every trial), ``aim`` and ``patients``. Every trial is kept
     in the cache by content.
     """
-    pool = image_set(unit.image_set, context.path(), quick=context.quick).parts["pool"]
-    n, rivals = calibration_size(len(pool)), families(context)
+    parts, rivals = image_set(unit.image_set, context.path(), quick=context.quick).parts, families(context)
+    n = calibration_size(len(parts["pool"]))
     rows = _trials(unit, context, [m for own in rivals.values() for m in own], alpha, n, cache or Path("build/studies"))
-    chosen = {name: min(methods, key=lambda m: rows[m.label]["relative"]) for name, methods in rivals.items()}
-    best = min(chosen.values(), key=lambda m: rows[m.label]["relative"])
+    chosen = {name: _least(methods, rows) for name, methods in rivals.items()}
+    best = _least([*chosen.values()], rows)
     row = rows[best.label]
     chosen["best on tuning"] = best if row["relative"] + row["error"] < 1 else Method(PLAIN)
-    tuning = image_set(unit.image_set, context.path(), quick=context.quick).parts["tuning"]
     return {
         "chosen": {name: method.to_json() for name, method in chosen.items()},
         "rows": rows,
         "aim": aimed_risk(alpha, n),
-        "patients": len(tuning),
+        "patients": len(parts["tuning"]),
     }
+
+
+def chosen_method(unit: Unit, name: str, context: Context, *, alpha: float = 0.1, cache: Path | None = None) -> Method:
+    """The method of one rival alone, chosen as :func:`choices` chooses it."""
+    pool = image_set(unit.image_set, context.path(), quick=context.quick).parts["pool"]
+    methods, n = families(context)[name], calibration_size(len(pool))
+    return _least(methods, _trials(unit, context, methods, alpha, n, cache or Path("build/studies")))
+
+
+def _least(methods: Sequence[Method], rows: Mapping[str, Mapping[str, float]]) -> Method:
+    return min(methods, key=lambda m: rows[m.label]["relative"])
 
 
 def _trials(

@@ -15,6 +15,7 @@ from anatrust.conformal.recipe import PUBLISHED_WALK
 from anatrust.conformal.sets import LabelledCase
 from anatrust.statistics.loss_curves import quantise
 from anatrust.studies.rwcp_cases import NEEDS, PLAIN, Unit, cases, units
+from anatrust.studies.rwcp_methods import chosen_method
 from anatrust.studies.rwcp_resplits import Scored, equal_loss_threshold, improvement, percent, scored
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
@@ -23,12 +24,12 @@ __all__ = ["STUDY"]
 
 _K, _STEPS, _BETA = (5, 20, 50), (1, 10, 20), (10.0, 50.0, 200.0)
 _ALPHA = 0.1
-_ENCODER = "unet-1"
+_WALK = "RW-CP published, encoder"
 _EVERY = 2  # of the images: nothing is calibrated here
 
 
 def _cells(context: Context) -> list[Cell]:
-    needs = (*NEEDS, "anatrust.studies.rwcp_sweep")
+    needs = (*NEEDS, "anatrust.studies.rwcp_methods", "anatrust.studies.rwcp_sweep")
     return [
         Cell(u.key, {"set": u.image_set, "strength": u.strength, "label": u.label}, u.files(context), needs)
         for u in units(context)
@@ -60,7 +61,8 @@ class _Walks:
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     p = cell.parameters
     unit = Unit(p["set"], p["strength"], p["label"])
-    pool = list(cases(unit, "pool", context, _ENCODER))[::_EVERY]
+    encoder = chosen_method(unit, _WALK, context).encoder
+    pool = list(cases(unit, "pool", context, encoder))[::_EVERY]
     walks = _Walks(pool)
     plain = scored(pool, PLAIN)
     reference = _measured(plain)
@@ -72,7 +74,8 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
             "steepness": round(float(own["steepness"].mean()), 3),
             **{m: improvement(own[m], reference[m], owner, seed=context.seed) for m in ("assd", "hd95")},
         }
-    return {"plain_steepness": round(float(reference["steepness"].mean()), 3), "images": len(pool), "rows": rows}
+    steepness = round(float(reference["steepness"].mean()), 3)
+    return {"encoder": encoder, "plain_steepness": steepness, "images": len(pool), "rows": rows}
 
 
 def _settings(context: Context) -> Iterator[tuple[int, int, float]]:
@@ -107,7 +110,8 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         for setting, row in found["rows"].items():
             ratio = f"{row['steepness'] / found['plain_steepness']:.2f}"
             rows.append([setting.replace("/", ", "), ratio, percent(row["assd"]), percent(row["hd95"])])
-        header = ["k, steps, β", "steepest growth, times plain", "ASSD better, %", "HD95 better, %"]
+        stage = f" on {found['encoder']}" if "encoder" in found else ""
+        header = [f"k, steps, β{stage}", "steepest growth, times plain", "ASSD better, %", "HD95 better, %"]
         tables[key.replace(" ", "-")] = markdown_table(header, rows)
     return tables
 
