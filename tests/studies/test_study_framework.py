@@ -18,6 +18,7 @@ from anatrust.studies import study as framework
 from anatrust.studies.intervals import allowance, patient_bootstrap, rate, rate_by_patient
 from anatrust.studies.provenance import data_folder, source_hash
 from anatrust.studies.study import Cell, Context, Study, read_result, run_study, study_names
+from anatrust.studies.overview import overview_of_targets
 from anatrust.studies.tables import markdown_table, update_docs
 
 
@@ -243,3 +244,37 @@ def test_the_named_studies_are_those_of_the_documentation() -> None:
         *("rwcp-conditional", "rwcp-coverage", "rwcp-encoders", "rwcp-maps"),
         *("rwcp-quality", "rwcp-shift", "rwcp-stability", "rwcp-sweep"),
     }
+
+
+def test_the_overview_counts_every_part_of_a_target_and_names_what_was_missed() -> None:
+    parts = {
+        "what": "cell",
+        "specificity": 0.95,
+        "clear": 0.5,
+        "reached": False,
+        "level_met": True,
+        "better_in_both": None,
+    }
+    results: dict[str, Any] = {
+        "b": {"summary": {"targets": [parts]}},
+        "a": {
+            "summary": {
+                "targets": [
+                    {"what": "level", "met": False, "observed": 0.25, "limit": 0.2},
+                    {"what": "power", "met": False, "observed": 0.25, "limit": 0.8},
+                    {"what": "area", "met": False, "observed": 0.9, "required": ">= 0.93"},
+                    {"what": "not promised", "met": None, "observed": 0.9, "limit": 0.1},
+                    {"what": "kept", "met": True},
+                ]
+            }
+        },
+        "describes": {"summary": {"targets": []}},
+    }
+    made = overview_of_targets(results)
+    assert made["met"][1] == [["a", "1", "4"], ["b", "1", "2"]]
+    assert [row[1:] for row in made["missed"][1]] == [
+        ["level", "0.25", "≤ 0.20"],
+        ["power", "0.25", "≥ 0.80"],
+        ["area", "0.90", "≥ 0.93"],
+        ["cell: specificity and sensitivity for clear lesions both ≥ 0.9", "0.95 / 0.50", "–"],
+    ]

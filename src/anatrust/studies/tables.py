@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.errors import InputError
+from anatrust.studies.overview import overview_of_targets
 from anatrust.studies.study import load_study, read_result
 
 __all__ = ["markdown_table", "update_docs"]
@@ -68,7 +69,7 @@ def update_docs(
         If a page asks for a table that no result provides, a block has no end, or a quick result is found.
     """
     loaded = {p.stem: read_result(p) for p in sorted(Path(results).glob("*.json"))}
-    made: dict[str, str] = {}
+    made = {f"overview/{key}": markdown_table(*table) for key, table in overview_of_targets(loaded).items()}
     changed: list[str] = []
     for name, result in loaded.items():
         if result["quick"]:
