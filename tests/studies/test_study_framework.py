@@ -16,9 +16,9 @@ import pytest
 from anatrust.errors import InputError
 from anatrust.studies import study as framework
 from anatrust.studies.intervals import allowance, patient_bootstrap, rate, rate_by_patient
+from anatrust.studies.overview import overview_of_targets
 from anatrust.studies.provenance import data_folder, source_hash
 from anatrust.studies.study import Cell, Context, Study, read_result, run_study, study_names
-from anatrust.studies.overview import overview_of_targets
 from anatrust.studies.tables import markdown_table, update_docs
 
 

@@ -1,4 +1,4 @@
-"""What all studies asked for and what they reached, on one page: no target is lost in the length of the documentation."""
+"""What all studies asked for and what they reached, in two tables: no target is lost in the length of the page."""
 
 from __future__ import annotations
 
