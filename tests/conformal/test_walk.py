@@ -9,10 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anatrust.conformal import diffusion, graph
+from anatrust.conformal import graph, kernels
 from anatrust.conformal.diffusion import Patches, diffuse, diffuse_lifted
 from anatrust.conformal.graph import cosine_neighbours, transition_matrix, volume_neighbours
+from anatrust.conformal.recipe import ScoreRecipe
+from anatrust.conformal.sets import LabelledCase
+from anatrust.conformal.tuning import border_crossing
 from anatrust.errors import InputError
+from anatrust.image.grid import Grid
+from anatrust.statistics.array_backend import to_numpy
 
 graphs = st.fixed_dictionaries(
     {
@@ -43,6 +48,10 @@ def features_of(case: dict) -> np.ndarray:
 def matrix_of(case: dict):
     neighbours = cosine_neighbours(features_of(case), case["k"])
     return transition_matrix(neighbours, beta=case["beta"], self_loops=case["self_loops"], symmetry=case["symmetry"])
+
+
+def _on_host(found: graph.Neighbours) -> graph.Neighbours:
+    return graph.Neighbours(to_numpy(found.indices), to_numpy(found.cosines))
 
 
 @given(case=graphs)
@@ -87,6 +96,90 @@ def test_renumbering_the_nodes_changes_nothing(seed: int, steps: int, laziness: 
     np.testing.assert_allclose(again, walked[order], atol=1e-5)
 
 
+@given(case=graphs, classes=st.sampled_from([None, 1, 3, 5]), laziness=st.sampled_from([0.0, 0.3, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_arrays_and_tensors_give_the_same_numbers(case: dict, classes: int | None, laziness: float) -> None:
+    torch = pytest.importorskip("torch")
+    features = features_of(case).astype(np.float32)
+    both = [cosine_neighbours(convert(features), case["k"]) for convert in (np.asarray, torch.from_numpy)]
+    np.testing.assert_allclose(both[1].cosines.numpy(), both[0].cosines, atol=1e-6)
+    alike = [both[0], graph.Neighbours(torch.from_numpy(both[0].indices), torch.from_numpy(both[0].cosines))]
+    given_walk = {"beta": case["beta"], "self_loops": case["self_loops"], "symmetry": case["symmetry"]}
+    dense, sparse = (transition_matrix(one, **given_walk) for one in alike)
+    np.testing.assert_allclose(sparse.to_dense().numpy(), dense.toarray(), rtol=1e-12, atol=1e-300)
+    shape = (case["nodes"],) if classes is None else (case["nodes"], classes)
+    scores = np.random.default_rng(case["seed"]).random(shape)
+    walked = diffuse(torch.from_numpy(scores), sparse, steps=5, laziness=laziness)
+    np.testing.assert_allclose(walked.numpy(), diffuse(scores, dense, steps=5, laziness=laziness), atol=1e-12)
+
+
+@given(
+    shape=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    classes=st.sampled_from([None, 2]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_arrays_and_tensors_are_lifted_alike(shape: list[int], classes: int | None, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    patches = Patches(shape, [int(v) for v in rng.integers(1, 4, len(shape))])
+    found = cosine_neighbours(rng.normal(size=(patches.nodes, 4)), 3)
+    walks = [
+        transition_matrix(graph.Neighbours(f(found.indices), f(found.cosines))) for f in (np.asarray, torch.tensor)
+    ]
+    image = rng.random(tuple(shape) if classes is None else (*shape, classes), dtype=np.float32)
+    for laziness in (0.0, 0.5):
+        lifted = [
+            np.asarray(diffuse_lifted(f(image), walk, patches, steps=3, laziness=laziness))
+            for f, walk in zip((np.asarray, torch.from_numpy), walks, strict=True)
+        ]
+        np.testing.assert_allclose(*lifted, atol=1e-12)
+    means = patches.average(image)
+    np.testing.assert_allclose(patches.average(torch.from_numpy(image)).numpy(), means, atol=1e-12)
+    np.testing.assert_array_equal(patches.spread(torch.from_numpy(means)).numpy(), patches.spread(means))
+
+
+@given(
+    nodes=st.integers(2, 50),
+    k=st.integers(1, 12),
+    halves=st.booleans(),
+    edge=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_accelerator_keeps_the_same_neighbours(nodes: int, k: int, halves: bool, edge: int, seed: int) -> None:
+    """Cosines of exactly -1, 0 and 1, full of ties, in tiles of any size; torch's functions run on the host here."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    features = np.eye(3, dtype=np.float32)[rng.integers(3, size=nodes)] * rng.choice([-1, 0, 1], (nodes, 1))
+    slab = nodes // 2 if halves and nodes % 2 == 0 else None
+    expected = cosine_neighbours(features, k, slab=slab)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_in_host_memory", lambda _: False)
+        patch.setattr(graph, "tile_edge", lambda _: edge)
+        found = cosine_neighbours(torch.from_numpy(features), k, slab=slab)
+    np.testing.assert_array_equal(found.indices.numpy(), expected.indices)
+    np.testing.assert_array_equal(found.cosines.numpy(), expected.cosines)
+
+
+@pytest.mark.parametrize("slices", [0, 1])
+def test_a_recipe_walks_on_tensors_as_on_arrays(slices: int, rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    grid = Grid((12, 10, 6), np.diag([1.0, 1.0, 2.0, 1.0]))
+    recipe = ScoreRecipe("graph", {"patch": 2, "k": 7, "laziness": 0.5, "steps": 4, "slices": slices})
+    p, features = rng.random(grid.shape), rng.normal(size=(*grid.shape, 5)).astype(np.float32)
+    image = np.zeros(grid.shape)
+    scores = [recipe.score(p, image, grid, lambda f=f: f) for f in (features, torch.from_numpy(features))]
+    assert all(isinstance(score, np.ndarray) for score in scores)
+    np.testing.assert_allclose(*scores, atol=1e-6)
+    truth = p > 0.5
+    crossings = [
+        border_crossing(LabelledCase("a", p, image, truth, grid, lambda f=f: f), recipe)
+        for f in (features, torch.from_numpy(features))
+    ]
+    assert crossings[1] == pytest.approx(crossings[0], abs=1e-6)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_neighbours_are_the_nearest(backend: str, rng: np.random.Generator) -> None:
     features = rng.normal(size=(1500, 12)).astype(np.float32)
@@ -94,7 +187,7 @@ def test_neighbours_are_the_nearest(backend: str, rng: np.random.Generator) -> N
     if backend == "torch":
         torch = pytest.importorskip("torch")
         given_features = torch.from_numpy(features)
-    found = cosine_neighbours(given_features, 5)
+    found = _on_host(cosine_neighbours(given_features, 5))
     unit = features.astype(np.float64) / np.linalg.norm(features, axis=1, keepdims=True)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)
@@ -125,12 +218,13 @@ def test_faiss_keeps_the_rules_of_the_reference(rng: np.random.Generator, monkey
     twins = np.repeat(rng.normal(size=(30, 4)), 2, axis=0)
     found = cosine_neighbours(twins, 1, engine="faiss").indices.ravel()
     np.testing.assert_array_equal(found, np.arange(60) ^ 1)
+    tensors = cosine_neighbours(pytest.importorskip("torch").from_numpy(twins), 1, engine="faiss")
+    np.testing.assert_array_equal(tensors.indices.numpy().ravel(), found)
     assert (cosine_neighbours(np.zeros((5, 2)), 2, engine="faiss").cosines == 0).all()
     with pytest.raises(InputError, match="slabs"):
         cosine_neighbours(np.ones((4, 2)), slab=2, engine="faiss")
-    assert [graph.engine_for(*v) for v in ((32_768, None), (40_000, 200), (40_000, None))] == [
-        "blocks", "blocks", "faiss",
-    ]  # fmt: skip
+    sizes = ((32_768, None), (40_000, 200), (40_000, None), (40_000, None, "cuda:0"))
+    assert [graph.engine_for(*v) for v in sizes] == ["blocks", "blocks", "faiss", "blocks"]
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert graph.engine_for(40_000, None) == "blocks"
     with pytest.raises(InputError, match="deep"):
@@ -143,7 +237,7 @@ def test_single_nodes_and_broken_features(backend: str) -> None:
     assert cosine_neighbours(convert([[1.0, 2.0]]), 20).indices.shape == (1, 0)
     with pytest.raises(InputError, match="NaN"):
         cosine_neighbours(convert([[np.nan, 2.0], [1.0, 1.0]]), 1)
-    np.testing.assert_array_equal(cosine_neighbours(convert([[0.0, 0.0], [1.0, 0.0]]), 1).cosines, 0)
+    np.testing.assert_array_equal(to_numpy(cosine_neighbours(convert([[0.0, 0.0], [1.0, 0.0]]), 1).cosines), 0)
     with pytest.raises(InputError, match="shape"):
         cosine_neighbours(convert([1.0, 2.0]), 1)
     with pytest.raises(InputError, match="neighbour"):
@@ -157,7 +251,7 @@ def test_slabs_hold_neighbours_of_the_slices_beside(
 ) -> None:
     features = rng.normal(size=(slices * slab, 6)).astype(np.float32)
     given_features = features if backend == "numpy" else pytest.importorskip("torch").from_numpy(features)
-    found = cosine_neighbours(given_features, k, slab=slab)
+    found = _on_host(cosine_neighbours(given_features, k, slab=slab))
     unit = features.astype(np.float64) / np.linalg.norm(features, axis=1, keepdims=True)
     cosines, where = unit @ unit.T, np.arange(slices * slab) // slab
     cosines[np.abs(where[:, None] - where) > 1] = -2
@@ -168,10 +262,13 @@ def test_slabs_hold_neighbours_of_the_slices_beside(
     np.testing.assert_allclose(np.take_along_axis(cosines, found.indices, 1), found.cosines, atol=1e-5)
 
 
-def test_among_equals_the_lower_index_wins() -> None:
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_among_equals_the_lower_index_wins(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signs make cosines of exactly ±1: neighbours are the first nodes of the same sign, across tiles."""
+    monkeypatch.setattr(graph, "tile_edge", lambda _: 512)
     signs = np.random.default_rng(3).choice([-1.0, 1.0], 1300)
-    found = cosine_neighbours(signs[:, None], 4)
+    convert = np.asarray if backend == "numpy" else pytest.importorskip("torch").tensor
+    found = _on_host(cosine_neighbours(convert(signs[:, None]), 4))
     for node in (0, 5, 511, 512, 1100, 1299):
         alike = [i for i in np.flatnonzero(signs == signs[node]) if i != node]
         assert found.indices[node].tolist() == alike[:4]
@@ -232,23 +329,22 @@ def test_compiled_loops_say_what_their_source_says(rng: np.random.Generator) -> 
     tile = rng.integers(0, 4, (6, 6)).astype(np.float32)
     for first, second in ((0, 0), (0, 6)):
         lists = [(np.zeros((12, 3), np.int64), np.full((12, 3), -1, np.float32)) for _ in range(2)]
-        graph._merge(tile, first, second, *lists[0])
-        graph._merge.py_func(tile, first, second, *lists[1])
+        kernels._merge(tile, first, second, *lists[0])
+        kernels._merge.py_func(tile, first, second, *lists[1])
         np.testing.assert_array_equal(lists[0][0], lists[1][0])
         np.testing.assert_array_equal(lists[0][1], lists[1][1])
     row = (np.array([[7, 8, 9]]), np.array([[0.9, 0.5, 0.1]], np.float32))
-    graph._insert.py_func(*row, 0, 4, np.float32(0.5))
+    kernels._insert.py_func(*row, 0, 4, np.float32(0.5))
     assert row[0].tolist() == [[7, 8, 4]]
-    graph._insert.py_func(*row, 0, 5, np.float32(0.95))
+    kernels._insert.py_func(*row, 0, 5, np.float32(0.95))
     assert row[0].tolist() == [[5, 7, 8]]
     matrix = transition_matrix(cosine_neighbours(rng.normal(size=(9, 3)), 2))
     pointers, columns = matrix.indptr.astype(np.uint32), matrix.indices.astype(np.uint32)
-    loop = diffusion._steps_of_one
+    loop = kernels._steps_of_one
     for classes in (1, 4, 6, 7):
         scores = rng.random((9, classes))
         both = [
-            f(pointers, columns, matrix.data, scores.copy(), 3, 0.2)
-            for f in (diffusion._steps, diffusion._steps.py_func)
+            f(pointers, columns, matrix.data, scores.copy(), 3, 0.2) for f in (kernels._steps, kernels._steps.py_func)
         ]
         np.testing.assert_allclose(*both, atol=1e-14)
     one = [f(pointers, columns, matrix.data, scores[:, 0].copy(), 3, 0.2) for f in (loop, loop.py_func)]
@@ -256,11 +352,11 @@ def test_compiled_loops_say_what_their_source_says(rng: np.random.Generator) -> 
     np.testing.assert_allclose(*one, atol=1e-14)
     patches = Patches((3, 5, 4), (2, 2, 3))
     image, total = rng.random((3, 5, 4, 2)), np.zeros((2, 3, 2, 2))
-    diffusion._sums.py_func(image, patches._owners, total)
+    kernels._sums.py_func(image, patches._owners, total)
     np.testing.assert_allclose((total / patches._counts).reshape(patches.nodes, 2), patches.average(image))
     for kept in (0.0, 0.5):
         lift = (image, total, rng.random(total.shape), patches._owners, kept, (0.1, 0.8))
-        np.testing.assert_allclose(diffusion._lift(*lift), diffusion._lift.py_func(*lift))
+        np.testing.assert_allclose(kernels._lift(*lift), kernels._lift.py_func(*lift))
 
 
 def test_averaging_undoes_spreading(rng: np.random.Generator) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import numba
 import numpy as np
-import numpy.typing as npt
 
+from anatrust.conformal.kernels import offer, sparse_matrix, tile_edge
 from anatrust.errors import InputError
+from anatrust.statistics.array_backend import like, namespace, to_numpy
 
 __all__ = ["Engine", "Neighbours", "Symmetry", "cosine_neighbours", "transition_matrix", "volume_neighbours"]
 
 Symmetry = Literal["none", "max", "mean"]
 Engine = Literal["blocks", "faiss"]
-_BLOCK_ROWS = 1024
-_TILE = 512
 _MANY_NODES = 32_768
 
 
@@ -25,61 +23,32 @@ _MANY_NODES = 32_768
 class Neighbours:
     """For each of M nodes its k nearest others, most similar first.
 
-    ``indices`` is ``(M, k)`` int64 and ``cosines`` ``(M, k)`` float32; a node is never its own
-    neighbour.
+    ``indices`` is ``(M, k)`` int64 and ``cosines`` ``(M, k)`` float32, in the library and on the device of the
+    features; a node is never its own neighbour.
     """
 
-    indices: npt.NDArray[np.int64]
-    cosines: npt.NDArray[np.float32]
+    indices: Any
+    cosines: Any
 
 
-def _unit_rows(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    lengths = np.linalg.norm(features, axis=1, keepdims=True).astype(np.float32)
+def _unit_rows(features: Any) -> Any:
+    """Features of length 1 as float32, in the library and on the device they came in."""
+    xp = namespace(features)
+    rows = xp.asarray(features, dtype=xp.float32)
+    if not xp.isfinite(rows).all():
+        raise InputError("features hold NaN or infinite values: check the encoder's input range")
+    lengths = xp.sqrt(xp.sum(rows * rows, axis=1, keepdims=True))
     # A zero vector has no direction; cosine 0 to everything is the honest value.
-    return np.asarray(features / np.where(lengths > 0, lengths, np.float32(1)), dtype=np.float32)
+    return rows / xp.where(lengths > 0, lengths, xp.ones_like(lengths))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _insert(
-    indices: npt.NDArray[np.int64], cosines: npt.NDArray[np.float32], row: int, candidate: int, value: np.float32
-) -> None:
-    """Put a candidate into a row's descending list, after its equals; the last one falls out."""
-    place = cosines.shape[1] - 1
-    while place > 0 and cosines[row, place - 1] < value:
-        cosines[row, place] = cosines[row, place - 1]
-        indices[row, place] = indices[row, place - 1]
-        place -= 1
-    cosines[row, place] = value
-    indices[row, place] = candidate
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _merge(
-    tile: npt.NDArray[np.float32],
-    first: int,
-    second: int,
-    indices: npt.NDArray[np.int64],
-    cosines: npt.NDArray[np.float32],
-) -> None:
-    """Offer the cosines of two blocks of nodes (starting at ``first`` <= ``second``) to the lists of both."""
-    rows, columns = tile.shape
-    last = cosines.shape[1] - 1
-    for i in range(rows):
-        for j in range(columns):
-            value = tile[i, j]
-            if value > cosines[first + i, last] and first + i != second + j:
-                _insert(indices, cosines, first + i, second + j, value)
-            if first != second and value > cosines[second + j, last]:
-                _insert(indices, cosines, second + j, first + i, value)
-
-
-def engine_for(count: int, slab: int | None) -> Engine:
+def engine_for(count: int, slab: int | None, device: object = "cpu") -> Engine:
     """``"faiss"`` where every one of many nodes is a candidate and faiss (extra ``deep``) is installed.
 
     On one core the blocks are 1.4 to 1.8 times as fast at every size measured (up to 32 768 nodes), but their
-    merging stays on it, while faiss's search takes all cores there are.
+    merging stays on it, while faiss's search takes all cores there are. On an accelerator the blocks stay there.
     """
-    if slab is not None or count <= _MANY_NODES:
+    if slab is not None or count <= _MANY_NODES or str(device) != "cpu":
         return "blocks"
     try:
         import faiss  # noqa: F401
@@ -96,8 +65,8 @@ def cosine_neighbours(
     Parameters
     ----------
     features
-        ``(M, d)`` finite features, a NumPy array or a torch tensor (then the products run on its
-        device). Constant or zero vectors are allowed.
+        ``(M, d)`` finite features, a NumPy array or a torch tensor (then all runs on its device). Constant or zero
+        vectors are allowed.
     k
         Neighbours a node; at most as many are returned as a node can have.
     slab
@@ -106,7 +75,7 @@ def cosine_neighbours(
     engine
         ``"blocks"``, the reference, or ``"faiss"``, its flat inner product: the same neighbours up to the last bit
         of a cosine and, where many are exactly as near as the k-th, up to which of these are kept. None: faiss
-        where it is installed above 32 768 nodes without slabs. Torch tensors have their own.
+        where it is installed above 32 768 nodes without slabs, unless the features lie on an accelerator.
 
     Raises
     ------
@@ -116,7 +85,7 @@ def cosine_neighbours(
 
     Notes
     -----
-    Tiles of 512 x 512 cosines stay in the cache and are offered to the lists of both their blocks, so
+    Tiles of cosines are computed one by one and offered to the lists of both their blocks, so
     half of the products suffice: O(M² d / 2) time (O(3 M slab d / 2) with slabs) and O(M k) memory. Among
     equals the lower index wins. Similarities are float32, because bfloat16 errs by up to 10 % in
     ``exp(50 cos)``.
@@ -136,30 +105,24 @@ def cosine_neighbours(
         raise InputError(f"{count} nodes do not divide into slabs of {slab}")
     # The first slice of a volume has one neighbour, so no node is sure of more others than those of two slices.
     k = min(k, (count if slab is None else min(count, 2 * slab)) - 1)
-    if type(features).__module__.startswith("torch"):
-        return _torch_neighbours(features, k, slab)
-    rows = np.asarray(features, dtype=np.float32)
-    if not np.isfinite(rows).all():
-        raise InputError("features hold NaN or infinite values: check the encoder's input range")
-    rows = _unit_rows(rows)
-    if (engine or engine_for(count, slab)) == "faiss":
+    xp, rows = namespace(features), _unit_rows(features)
+    if (engine or engine_for(count, slab, rows.device)) == "faiss":
         return _faiss_neighbours(rows, k, slab)
-    indices = np.zeros((count, k), dtype=np.int64)
-    cosines = np.full((count, k), -np.inf, dtype=np.float32)
-    if k > 0:
-        edge = min(_TILE, slab or count)
-        size = slab or count
-        starts = [start + own for start in range(0, count, size) for own in range(0, size, edge)]
-        stops = [min(start + edge, (start // size + 1) * size) for start in starts]
-        for a, (first, end) in enumerate(zip(starts, stops, strict=True)):
-            for second, last in zip(starts[a:], stops[a:], strict=True):
-                if second // size - first // size > 1:
-                    break
-                _merge(rows[first:end] @ rows[second:last].T, first, second, indices, cosines)
+    indices = xp.zeros((count, k), dtype=xp.int64, device=rows.device)
+    cosines = xp.full((count, k), -xp.inf, dtype=xp.float32, device=rows.device)
+    size = slab or count
+    edge = min(tile_edge(rows), size)
+    starts = [start + own for start in range(0, count, size) for own in range(0, size, edge)]
+    stops = [min(start + edge, (start // size + 1) * size) for start in starts]
+    for a, (first, end) in enumerate(zip(starts, stops, strict=True)):
+        for second, last in zip(starts[a:], stops[a:], strict=True):
+            if k == 0 or second // size - first // size > 1:
+                break
+            offer(rows[first:end] @ rows[second:last].T, first, second, indices, cosines)
     return Neighbours(indices, cosines)
 
 
-def _faiss_neighbours(rows: npt.NDArray[np.float32], k: int, slab: int | None) -> Neighbours:
+def _faiss_neighbours(rows: Any, k: int, slab: int | None) -> Neighbours:
     """All products by faiss's flat index; nodes find themselves, wherever in the list, and are taken out."""
     try:
         import faiss
@@ -167,36 +130,12 @@ def _faiss_neighbours(rows: npt.NDArray[np.float32], k: int, slab: int | None) -
         raise InputError("faiss is not installed: add the extra 'deep', or leave the engine to anatrust") from None
     if slab is not None:
         raise InputError("faiss knows no slabs: use the engine 'blocks' for them")
-    index = faiss.IndexFlatIP(rows.shape[1])
-    index.add(rows)
-    cosines, indices = index.search(rows, k + 1)
-    cosines[indices == np.arange(len(rows))[:, None]] = -np.inf
+    index, held = faiss.IndexFlatIP(rows.shape[1]), np.ascontiguousarray(to_numpy(rows))
+    index.add(held)
+    cosines, indices = index.search(held, k + 1)
+    cosines[indices == np.arange(len(held))[:, None]] = -np.inf
     order = np.lexsort((indices, -cosines))[:, :k]
-    return Neighbours(np.take_along_axis(indices, order, axis=1), np.take_along_axis(cosines, order, axis=1))
-
-
-def _torch_neighbours(features: Any, k: int, slab: int | None) -> Neighbours:
-    import torch
-
-    rows = features.detach().to(torch.float32)
-    if not bool(torch.isfinite(rows).all()):
-        raise InputError("features hold NaN or infinite values: check the encoder's input range")
-    lengths = rows.norm(dim=1, keepdim=True)
-    rows = rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
-    count = rows.shape[0]
-    indices = np.zeros((count, k), dtype=np.int64)
-    cosines = np.zeros((count, k), dtype=np.float32)
-    if k > 0:
-        for start in range(0, count, slab or _BLOCK_ROWS):
-            stop = min(start + (slab or _BLOCK_ROWS), count)
-            low, high = (0, count) if slab is None else (max(0, start - slab), min(count, stop + slab))
-            similarity = rows[start:stop] @ rows[low:high].T
-            here = torch.arange(stop - start, device=rows.device)
-            similarity[here, here + start - low] = -torch.inf
-            best = similarity.topk(k, dim=1)
-            indices[start:stop] = best.indices.cpu().numpy() + low
-            cosines[start:stop] = best.values.cpu().numpy()
-    return Neighbours(indices, cosines)
+    return Neighbours(*(like(np.take_along_axis(found, order, axis=1), rows) for found in (indices, cosines)))
 
 
 def volume_neighbours(features: Any, grid: Sequence[int], axis: int, k: int = 20) -> Neighbours:
@@ -211,55 +150,73 @@ def volume_neighbours(features: Any, grid: Sequence[int], axis: int, k: int = 20
     k
         As in :func:`cosine_neighbours`.
     """
-    order = np.moveaxis(np.arange(int(np.prod(grid))).reshape(tuple(grid)), axis, 0).ravel()
-    found = cosine_neighbours(features[order], k, slab=order.size // grid[axis])
-    indices, cosines = np.empty_like(found.indices), np.empty_like(found.cosines)
-    indices[order], cosines[order] = order[found.indices], found.cosines
-    return Neighbours(indices, cosines)
+    places = np.moveaxis(np.arange(int(np.prod(grid))).reshape(tuple(grid)), axis, 0).ravel()
+    order, back = like(places, features), like(np.argsort(places), features)
+    found = cosine_neighbours(features[order], k, slab=len(places) // grid[axis])
+    return Neighbours(order[found.indices][back], found.cosines[back])
 
 
 def transition_matrix(
     neighbours: Neighbours, *, beta: float = 50.0, self_loops: bool = False, symmetry: Symmetry = "none"
 ) -> Any:
-    """Row-stochastic matrix P of the walk, ``(M, M)`` SciPy CSR, float64.
+    """Row-stochastic matrix P of the walk, ``(M, M)``, float64.
 
     ``w_ij = exp(beta (cos_ij - max_j cos_ij))`` normalised by row; the shift by the row maximum
     cancels and keeps the exponential in range. With ``self_loops`` a node is its own neighbour of
     cosine 1 (as indices that return the query itself have it). A node without neighbours keeps
-    its value. ``symmetry`` makes the weights symmetric before they are normalised.
+    its value. ``symmetry`` makes the weights symmetric before they are normalised: of a pair's two weights (one is 0
+    where only one has chosen the other) the larger or the mean.
+
+    Returns
+    -------
+    SciPy's CSR array, or torch's CSR tensor for neighbours that are tensors.
 
     Raises
     ------
     InputError
         If beta is negative or not finite, or the symmetry unknown.
     """
-    from scipy.sparse import csr_array
-
     if not (np.isfinite(beta) and beta >= 0):
         raise InputError(f"beta is finite and not negative, not {beta}")
-    count, k = neighbours.indices.shape
-    rows = np.arange(count)[:, None]
-    columns = np.hstack([rows, neighbours.indices]) if self_loops or k == 0 else neighbours.indices
-    cosines = neighbours.cosines.astype(np.float64)
-    if columns.shape[1] > k:
-        cosines = np.hstack([np.ones((count, 1)), cosines])
-    # Symmetric weights need one common scale; a row's own maximum would undo the symmetry.
-    top = cosines.max(axis=1, keepdims=True) if symmetry == "none" else cosines.max()
-    weights = np.exp(beta * (cosines - top))
-    pointers = np.arange(count + 1) * columns.shape[1]
-    matrix = csr_array((weights.ravel(), columns.ravel(), pointers), shape=(count, count))
-    if symmetry == "max":
-        matrix = matrix.maximum(matrix.T)
-    elif symmetry == "mean":
-        matrix = (matrix + matrix.T) / 2
-    elif symmetry != "none":
+    if symmetry not in get_args(Symmetry):
         raise InputError(f"symmetry '{symmetry}' is unknown: choose none, max or mean")
-    matrix = csr_array(matrix)
-    sums = np.asarray(matrix.sum(axis=1)).ravel()
+    columns, xp = neighbours.indices, namespace(neighbours.indices)
+    cosines = xp.asarray(neighbours.cosines, dtype=xp.float64)
+    count = len(columns)
+    nodes = xp.arange(count, device=columns.device)
+    if self_loops or columns.shape[1] == 0:
+        columns = xp.concat([nodes[:, None], columns], axis=1)
+        cosines = xp.concat([xp.ones_like(nodes, dtype=xp.float64)[:, None], cosines], axis=1)
+    # Symmetric weights need one common scale; a row's own maximum would undo the symmetry.
+    top = xp.amax(cosines, axis=1, keepdims=True) if symmetry == "none" else xp.amax(cosines)
+    rows = xp.broadcast_to(nodes[:, None], columns.shape)
+    entries = rows.reshape(-1), columns.reshape(-1), xp.exp(beta * (cosines - top)).reshape(-1)
+    if symmetry != "none":
+        entries = _symmetric(*entries, count, symmetry)
+    rows, columns, weights = entries
+    sums = xp.bincount(rows, weights=weights, minlength=count)
     # A common scale can underflow far-away rows to 0; such a node keeps its value.
-    lost = np.flatnonzero(sums < np.finfo(np.float64).tiny)
-    if lost.size:
-        matrix = csr_array(matrix + csr_array((np.ones(lost.size), (lost, lost)), shape=matrix.shape))
-        sums = np.asarray(matrix.sum(axis=1)).ravel()
-    matrix.data /= np.repeat(sums, np.diff(matrix.indptr))
-    return matrix
+    lost = nodes[sums < np.finfo(np.float64).tiny]
+    if len(lost):
+        rows, columns = xp.concat([rows, lost]), xp.concat([columns, lost])
+        weights = xp.concat([weights, xp.ones_like(lost, dtype=xp.float64)])
+        order = xp.argsort(rows, stable=True)
+        rows, columns, weights = rows[order], columns[order], weights[order]
+        sums = xp.bincount(rows, weights=weights, minlength=count)
+    ends = xp.cumsum(xp.bincount(rows, minlength=count), 0)
+    return sparse_matrix(xp.concat([xp.zeros_like(ends[:1]), ends]), columns, weights / sums[rows])
+
+
+def _symmetric(rows: Any, columns: Any, weights: Any, count: int, symmetry: Symmetry) -> tuple[Any, Any, Any]:
+    """Row, column and weight of every pair of the symmetric matrix, in the order of rows, then columns."""
+    xp = namespace(weights)
+    keys, both = xp.concat([rows * count + columns, columns * count + rows]), xp.concat([weights, weights])
+    order = xp.argsort(keys, stable=True)
+    keys, both = keys[order], both[order]
+    # Now a pair stands here twice in a row where both have chosen each other, else once.
+    again = keys[1:] == keys[:-1]
+    no = xp.zeros_like(keys[:1], dtype=xp.bool)
+    first = ~xp.concat([no, again])
+    other = xp.where(xp.concat([again, no]), xp.roll(both, -1), xp.zeros_like(both))
+    merged = xp.maximum(both, other) if symmetry == "max" else (both + other) / 2
+    return keys[first] // count, keys[first] % count, merged[first]

@@ -16,13 +16,14 @@ from anatrust.conformal.lattice import gaussian_smooth, joint_bilateral, lattice
 from anatrust.conformal.scores import adaptive_score, distance_score, reconstruction_score, temperature_score
 from anatrust.errors import InputError
 from anatrust.image.grid import Grid
+from anatrust.statistics.array_backend import is_torch, like, to_numpy
 from anatrust.statistics.loss_curves import quantise
 
 __all__ = ["PUBLISHED_WALK", "ScoreRecipe", "candidate_recipes"]
 
 _Image = npt.NDArray[np.float64]
-Features = Callable[[], npt.NDArray[Any]]
-"""Gives the encoder's features ``(*shape, d)`` when a recipe needs them; called at most once a score."""
+Features = Callable[[], Any]
+"""Gives the encoder's features ``(*shape, d)``, an array or a tensor, when needed; called at most once a score."""
 
 # Name of each recipe and the parameters it takes, with their defaults.
 _PARAMETERS: Mapping[str, Mapping[str, float]] = {
@@ -149,7 +150,7 @@ class ScoreRecipe:
         if self.needs_features and features is None:
             raise InputError(f"the score '{self.name}' needs features: give an encoder")
         if self.name in ("lattice", "encoder-lattice"):
-            guide = image if features is None or self.name == "lattice" else features()
+            guide = image if features is None or self.name == "lattice" else to_numpy(features())
             steps, laziness = int(given["steps"]), given["laziness"]
             return lattice_walk(p, guide, spacing, beta=given["beta"], steps=steps, laziness=laziness)
         if self.name == "graph" and features is not None:
@@ -170,12 +171,14 @@ class ScoreRecipe:
             size[int(np.argmax(spacing))] = 1
         return Patches(shape, size)
 
-    def transition(self, shape: Sequence[int], spacing: Sequence[float], features: npt.ArrayLike) -> Any:
+    def transition(self, shape: Sequence[int], spacing: Sequence[float], features: Any) -> Any:
         """Row-stochastic matrix of a ``graph`` recipe's walk over :meth:`patches`.
 
-        ``features`` are those of voxels, ``(*shape, d)``, or of patches, ``(*self.patches(...).grid, d)``.
+        ``features`` are those of voxels, ``(*shape, d)``, or of patches, ``(*self.patches(...).grid, d)``; where they
+        are a tensor, the matrix is one too.
         """
-        given, patches, found = self.parameters, self.patches(shape, spacing), np.asarray(features)
+        given, patches = self.parameters, self.patches(shape, spacing)
+        found = features if is_torch(features) else np.asarray(features)
         nodes = found.reshape(patches.nodes, -1) if found.shape[:-1] == patches.grid else patches.average(found)
         if given["slices"] and len(shape) == 3:
             neighbours = volume_neighbours(nodes, patches.grid, int(np.argmax(spacing)), int(given["k"]))
@@ -184,9 +187,9 @@ class ScoreRecipe:
         return transition_matrix(neighbours, beta=given["beta"])
 
     def _walk(self, p: _Image, spacing: Sequence[float], features: Features) -> _Image:
-        given, patches = self.parameters, self.patches(p.shape, spacing)
-        matrix = self.transition(p.shape, spacing, features())
-        return diffuse_lifted(p, matrix, patches, steps=int(given["steps"]), laziness=given["laziness"])
+        given, patches, found = self.parameters, self.patches(p.shape, spacing), features()
+        matrix, steps = self.transition(p.shape, spacing, found), int(given["steps"])
+        return to_numpy(diffuse_lifted(like(p, found), matrix, patches, steps=steps, laziness=given["laziness"]))
 
     def levels(
         self, probabilities: npt.ArrayLike, image: npt.ArrayLike, grid: Grid, features: Features | None = None

@@ -13,6 +13,7 @@ from anatrust.conformal.recipe import ScoreRecipe
 from anatrust.conformal.sets import LabelledCase
 from anatrust.errors import InputError
 from anatrust.metrics import surface_distances
+from anatrust.statistics.array_backend import like
 from anatrust.statistics.loss_curves import outer_loss_curve, total_loss
 
 __all__ = ["TrialRow", "Tuning", "aimed_risk", "border_crossing", "choose_recipe"]
@@ -90,8 +91,9 @@ def border_crossing(case: LabelledCase, recipe: ScoreRecipe) -> float:
     if case.features is None or recipe.name != "graph":
         raise InputError("border crossing is measured on a 'graph' recipe with features")
     shape, spacing = case.truth.shape, case.grid.spacing
-    inside = recipe.patches(shape, spacing).average(case.truth.astype(np.float64))
-    matrix = recipe.transition(shape, spacing, case.features())
+    features = case.features()
+    inside = recipe.patches(shape, spacing).average(like(case.truth.astype(np.float64), features))
+    matrix = recipe.transition(shape, spacing, features)
     mass = inside.sum()
     return float((inside * (matrix @ (1 - inside))).sum() / mass) if mass > 0 else 0.0
 

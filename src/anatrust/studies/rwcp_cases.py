@@ -27,6 +27,7 @@ SCORING = (
     "anatrust.conformal.lattice",
     "anatrust.conformal.graph",
     "anatrust.conformal.diffusion",
+    "anatrust.conformal.kernels",
     "anatrust.conformal.tuning",
     "anatrust.statistics.loss_curves",
     "anatrust.models.unet",
