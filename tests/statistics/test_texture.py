@@ -11,7 +11,7 @@ from anatrust.errors import InputError
 from anatrust.statistics import ball_scan
 from anatrust.statistics.ball_scan import BallScan, block_sums, halve
 from anatrust.statistics.tail_scores import tail_scores
-from anatrust.statistics.texture import LongTexture, fit_texture, normal_scores, ranked
+from anatrust.statistics.texture import LongTexture, fit_texture, normal_scores, ranked, shaped_noise
 
 
 def disc(shape: tuple[int, ...], radius: float) -> np.ndarray:
@@ -53,12 +53,13 @@ def test_ranks_by_counting_are_those_by_sorting(rng: np.random.Generator) -> Non
         ladder = normal_scores(np.arange(few.size), np.arange(few.size))
         expected = np.empty_like(few)
         expected[np.argsort(few, kind="stable")] = ladder
-        got = ranked(few, ladder)
-        assert np.allclose(got, ranked.py_func(few, ladder), atol=0.02)
+        got, mirrored = ranked(np.stack([few, -few]), ladder)
+        assert np.allclose(got, ranked.py_func(few[None], ladder), atol=0.02)
         if np.ptp(few):
             assert np.abs(got - expected).max() < 0.1
             assert got[few.argmax()] == ladder[-1]
             assert got[few.argmin()] == ladder[0]
+            assert np.abs(mirrored + expected).max() < 0.1
 
 
 @pytest.mark.parametrize("transform", [lambda z: z, lambda z: np.exp(0.7 * z), lambda z: 100 - np.exp(z)])
@@ -81,12 +82,27 @@ def test_tail_scores_need_no_spread() -> None:
     assert scores[0] == 0 < scores[-1]
 
 
+def test_each_row_of_surrogates_is_scored_by_itself(rng: np.random.Generator) -> None:
+    fields = (rng.standard_normal((4, 900)) ** 3 * [[1.0], [5.0], [0.2], [0.0]]).astype(np.float32)
+    together = tail_scores(fields, left_out=(0.0, 0.02))
+    assert np.array_equal(together, [tail_scores(field, left_out=(0.0, 0.02)) for field in fields])
+    assert (together[3] == 0).all()
+
+
+def test_noise_is_the_amplitude_times_normal_quantiles() -> None:
+    bits = np.arange(8, dtype=np.uint16)
+    normal, amplitude = np.linspace(-2, 2, 8, dtype=np.float32), np.array([1, 2, 3, 4], dtype=np.float32)
+    noise = shaped_noise(bits, normal, amplitude)
+    assert np.array_equal(noise, amplitude * (normal[::2] + 1j * normal[1::2]))
+    assert np.array_equal(noise, shaped_noise.py_func(bits, normal, amplitude))
+
+
 @pytest.mark.parametrize(("shape", "spacing"), [((60, 50), (1.0, 2.0)), ((20, 24, 10), (1.0, 1.0, 3.0))])
 def test_smooth_fields_have_the_correlation_asked_for(shape, spacing, rng: np.random.Generator) -> None:
     texture = LongTexture(shape, spacing, 8.0)
-    fields = [f for _ in range(400) for f in texture.pair(rng)]
-    assert {(f.shape, f.dtype) for f in fields} == {(shape, np.dtype(np.float32))}
-    stack = np.stack(fields).reshape(800, -1)
+    fields = texture.pairs([rng] * 400)
+    assert (fields.shape, fields.dtype) == ((800, *shape), np.float32)
+    stack = fields.reshape(800, -1)
     one, far = np.ravel_multi_index([0] * len(shape), shape), np.ravel_multi_index([4] * len(shape), shape)
     away = 16 * sum(s**2 for s in spacing)
     assert stack.var(axis=0).mean() == pytest.approx(1.0, abs=0.1)
@@ -99,9 +115,8 @@ def test_fields_have_the_correlation_of_the_tissue(ndim: int, rng: np.random.Gen
     tissue = np.ones(shape, bool) if ndim == 1 else disc(shape, min(shape) * 0.48)
     scores = np.where(tissue, smooth(shape, 1.5, rng), np.float32(0))
     model = fit_texture(scores, tissue, spacing=(1.0,) * ndim)
-    fields = [f for _ in range(6) for f in model.pair(rng)]
-    assert {f.shape for f in fields} == {shape}
-    assert {f.dtype for f in fields} == {np.dtype(np.float32)}
+    fields = model.pairs([rng] * 6)
+    assert (fields.shape, fields.dtype) == ((12, *shape), np.float32)
     assert np.mean([f.var() for f in fields]) == pytest.approx(1.0, abs=0.1)
     for lag in (1, 2, 3):
         expected = np.exp(-(lag**2) / (4 * 1.5**2))
@@ -128,7 +143,7 @@ def test_anisotropic_voxels_keep_their_correlation(rng: np.random.Generator) -> 
     field = ndimage.gaussian_filter(rng.standard_normal(tissue.shape), (0.4, 2.0), mode="wrap")
     field = (field / field.std()).astype(np.float32)
     model = fit_texture(field, tissue, spacing=(5.0, 1.0))
-    drawn = [f for _ in range(5) for f in model.pair(rng)]
+    drawn = model.pairs([rng] * 5)
     across = np.mean([(f[1:] * f[:-1]).mean() for f in drawn])
     along = np.mean([(f[:, 1:] * f[:, :-1]).mean() for f in drawn])
     assert along > 0.8
@@ -155,8 +170,8 @@ def test_bad_textures_are_refused(scores, tissue, spacing, words: str) -> None:
 def test_ball_means_equal_the_definition(shape, spacing, rng: np.random.Generator) -> None:
     tissue = disc(shape, min(shape) * 0.45) if len(shape) == 2 else rng.random(shape) > 0.1
     scan = BallScan(tissue.astype(np.float32), spacing)
-    field = rng.standard_normal(shape).astype(np.float32)
-    means = scan.means(field)
+    fields = rng.standard_normal((2, *shape)).astype(np.float32)
+    means = scan.means(fields)
     assert len(means) == len(scan.scales) >= 4
     grid = np.indices(shape)
     for number, scale in enumerate(scan.scales[:5]):  # the others lie on coarser levels
@@ -164,14 +179,15 @@ def test_ball_means_equal_the_definition(shape, spacing, rng: np.random.Generato
             centre = scale.positions[i] / spacing - 0.5
             away = sum(((g - c) * s) ** 2 for g, c, s in zip(grid, centre, spacing, strict=True))
             ball = (away <= scale.radius**2 + 1e-6) & tissue
-            assert means[number][i] == pytest.approx(field[ball].mean(), abs=1e-5)
+            assert means[number][:, i] == pytest.approx(fields[:, ball].mean(axis=1), abs=1e-5)
 
 
 def test_contrasts_are_to_the_surroundings(rng: np.random.Generator) -> None:
     shape = (60, 70)
     scan = BallScan(disc(shape, 27).astype(np.float32), (1.0, 1.0))
-    ramp = np.linspace(0, 50, shape[0], dtype=np.float32)[:, None] + np.zeros(shape, dtype=np.float32)
-    for number, (mean, contrast) in enumerate(zip(scan.means(ramp), scan.contrasts(ramp), strict=True)):
+    ramp = np.linspace(0, 50, shape[0], dtype=np.float32)[None, :, None] + np.zeros((1, *shape), dtype=np.float32)
+    means = [own for [own] in scan.means(ramp)]
+    for number, (mean, [contrast]) in enumerate(zip(means, scan.contrasts(ramp), strict=True)):
         scale = scan.scales[number]
         if number + 3 >= len(scan.scales):
             assert scale.around is None
@@ -182,7 +198,7 @@ def test_contrasts_are_to_the_surroundings(rng: np.random.Generator) -> None:
         i = int(rng.integers(len(scale.positions)))
         away = np.linalg.norm(wider.positions - scale.positions[i], axis=1)
         assert away[scale.around[i]] == away.min()
-        assert contrast[i] == mean[i] - scan.means(ramp)[number + 3][scale.around[i]]
+        assert contrast[i] == mean[i] - means[number + 3][scale.around[i]]
         # A slope is no contrast, unless a ball's surroundings are cut by the tissue's edge.
         assert np.median(np.abs(contrast)) < 0.1 * np.ptp(mean)
 
@@ -196,10 +212,10 @@ def test_coarser_levels_see_a_large_ball(rng: np.random.Generator) -> None:
     assert len(scan.scales) > 5  # more than the finest level has
     assert all(s.places >= 10 for s in scan.scales)
     field = (np.hypot(*(np.indices((128, 128)) - 63.5)) <= 16).astype(np.float32)
-    means = scan.means(field)
+    means = scan.means(field[None])
     number = int(np.argmin(np.abs(np.array(radii) - 16)))
     assert means[number].max() > 0.7
-    flat = scan.means(np.full((128, 128), 3.0, dtype=np.float32))
+    flat = scan.means(np.full((1, 128, 128), 3.0, dtype=np.float32))
     assert all(np.allclose(m, 3.0, atol=1e-5) for m in flat)
 
 
@@ -211,13 +227,13 @@ def test_sums_over_blocks_and_pairs() -> None:
 
 
 def test_compiled_sums_equal_their_python_source(rng: np.random.Generator) -> None:
-    padded = rng.random(4096).astype(np.float32)
+    padded = rng.random((2, 4096)).astype(np.float32)
     blocks, offsets, ends = np.array([1024, 2048]), np.array([0, -3, 3, -50, 50]), np.array([1, 3, 5])
     centres, stops = np.array([1030, 2050, 1030, 2050, 2060, 2060]), np.array([2, 5, 6])
     search = (padded, blocks, offsets, ends, centres, stops)
     sums = ball_scan.shell_sums(*search)
     assert np.allclose(sums, ball_scan.shell_sums.py_func(*search))
-    assert sums[2] == pytest.approx(padded[[1027, 1030, 1033]].sum())
+    assert sums[:, 2] == pytest.approx(padded[:, [1027, 1030, 1033]].sum(axis=1))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.7, 1.7, 5.0), (1.0, 1.0, 1.6)])

@@ -26,31 +26,33 @@ _BLOCK = 512
 
 @numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[misc, unused-ignore]
 def shell_sums(
-    padded: FloatArray, blocks: IntArray, offsets: IntArray, ends: IntArray, centres: IntArray, stops: IntArray
+    fields: FloatArray, blocks: IntArray, offsets: IntArray, ends: IntArray, centres: IntArray, stops: IntArray
 ) -> FloatArray:
-    """Sums over nested balls around their centres; each ball is the one before it and a shell.
+    """Sums over nested balls around their centres, row by row; each ball is the one before it and a shell.
 
     `offsets[: ends[r]]` are the voxels of ball r relative to its centre, `centres[stops[r - 1] : stops[r]]`
     (ascending) where it is wanted; `blocks` are the starts of the blocks of voxels that hold a centre.
     """
-    sums = np.empty(centres.size, dtype=np.float32)
+    sums = np.empty((fields.shape[0], centres.size), dtype=np.float32)
     total = np.empty(_BLOCK, dtype=np.float32)
     done = np.zeros(stops.size, dtype=np.int64)
-    done[1:] = stops[:-1]
-    for start in blocks:
-        total[:] = 0.0
-        first = 0
-        for ball in range(ends.size):
-            for k in range(first, ends[ball]):
-                part = padded[start + offsets[k] : start + offsets[k] + _BLOCK]
-                for i in range(_BLOCK):
-                    total[i] += part[i]
-            first = ends[ball]
-            j = done[ball]
-            while j < stops[ball] and centres[j] < start + _BLOCK:
-                sums[j] = total[centres[j] - start]
-                j += 1
-            done[ball] = j
+    for row in range(fields.shape[0]):
+        done[1:] = stops[:-1]
+        done[0] = 0
+        for start in blocks:
+            total[:] = 0.0
+            first = 0
+            for ball in range(ends.size):
+                for k in range(first, ends[ball]):
+                    part = fields[row, start + offsets[k] : start + offsets[k] + _BLOCK]
+                    for i in range(_BLOCK):
+                        total[i] += part[i]
+                first = ends[ball]
+                j = done[ball]
+                while j < stops[ball] and centres[j] < start + _BLOCK:
+                    sums[row, j] = total[centres[j] - start]
+                    j += 1
+                done[ball] = j
     return sums
 
 
@@ -93,15 +95,15 @@ class _Level:
     stops: IntArray
 
     def sums(self, level: FloatArray) -> list[FloatArray]:
-        """Sums over the balls of every radius at this level."""
+        """Sums over the balls of every radius at this level, of each of the fields ``(n, *shape)``."""
         # Blocks may reach past the end and balls past the beginning of the flat array.
         margin = int(np.abs(self.offsets).max(initial=0)) + _BLOCK
-        shape = [n + before + after for n, (before, after) in zip(level.shape, self.pad, strict=True)]
-        padded = np.zeros(math.prod(shape) + 2 * margin, dtype=np.float32)
-        inner = tuple(slice(before, before + n) for n, (before, _) in zip(level.shape, self.pad, strict=True))
-        padded[margin:-margin].reshape(shape)[inner] = level
+        shape = [n + before + after for n, (before, after) in zip(level.shape[1:], self.pad, strict=True)]
+        padded = np.zeros((len(level), math.prod(shape) + 2 * margin), dtype=np.float32)
+        inner = tuple(slice(before, before + n) for n, (before, _) in zip(level.shape[1:], self.pad, strict=True))
+        padded[:, margin:-margin].reshape(-1, *shape)[(slice(None), *inner)] = level
         found = shell_sums(padded, self.blocks + margin, self.offsets, self.ends, self.centres + margin, self.stops)
-        return np.split(found, self.stops[:-1])
+        return np.split(found, self.stops[:-1], axis=1)
 
 
 class BallScan:
@@ -168,7 +170,7 @@ class BallScan:
             inside.size * np.arange(1, len(ends) + 1),
         )
         centres = []
-        for radius, size, held in zip(radii, ends, everywhere.sums(level), strict=True):
+        for radius, size, [held] in zip(radii, ends, everywhere.sums(level[None]), strict=True):
             half = held >= 0.5 * size
             where = np.stack(np.unravel_index(inside[half], padded.shape), axis=1) - [before for before, _ in pad]
             # The middle of a voxel of this level, in the unit of the spacing.
@@ -188,19 +190,19 @@ class BallScan:
             around = wider.query(self.scales[number].positions)[1].astype(np.int64)
             self.scales[number] = replace(self.scales[number], around=around)
 
-    def means(self, field: FloatArray) -> list[FloatArray]:
-        """Tissue-weighted mean of a field over each ball, one array a scale."""
-        level, sums = field * self.tissue, []
+    def means(self, fields: FloatArray) -> list[FloatArray]:
+        """Tissue-weighted mean of each field ``(n, *shape)`` over each ball, one array ``(n, places)`` a scale."""
+        level, sums = fields * self.tissue, []
         for plan in self._levels:
-            level = halve(level, plan.halved)
+            level = halve(level, [axis + 1 for axis in plan.halved])
             sums += plan.sums(level)
         return [total * scale.weight for total, scale in zip(sums, self.scales, strict=True)]
 
-    def contrasts(self, field: FloatArray) -> list[FloatArray]:
-        """Mean of each ball minus that of its surroundings, one array a scale; the three widest scales have none."""
-        means = self.means(field)
+    def contrasts(self, fields: FloatArray) -> list[FloatArray]:
+        """Mean of each ball minus that of its surroundings, as `means`; the three widest scales have none."""
+        means = self.means(fields)
         return [
-            mean if scale.around is None else mean - means[number + _SURROUND][scale.around]
+            mean if scale.around is None else mean - means[number + _SURROUND].take(scale.around, axis=1)
             for number, (mean, scale) in enumerate(zip(means, self.scales, strict=True))
         ]
 

@@ -61,33 +61,35 @@ def deciles(values: FloatArray, step: int) -> tuple[float, float]:
 def extremes(
     values: FloatArray, step: int, few: IntArray, where: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Largest standardised deviation upwards and downwards, ``(len(shares), 2)``.
+    """Largest standardised deviation upwards and downwards of each field, ``(fields, len(shares), 2)``.
 
-    Each share of the places around the extreme one is left out before centre and spread are
-    taken from the places `few`; share 0 leaves out none and takes every `step`-th place.
-    `where` are the positions of all places.
+    `values` are ``(fields, places)``. Each share of the places around the extreme one is left out before
+    centre and spread are taken from the places `few`; share 0 leaves out none and takes every
+    `step`-th place. `where` are the positions of all places.
     """
-    result = np.zeros((shares.size, 2))
-    sample = values[few]
+    result = np.zeros((values.shape[0], shares.size, 2))
     distance = np.empty(few.size)
-    for side in range(2):
-        extreme = np.argmax(values) if side == 0 else np.argmin(values)
-        sign = 1.0 if side == 0 else -1.0
-        for j in range(shares.size):
-            if shares[j] == 0.0:
-                middle, spread = deciles(values, step)
-            else:
-                for i in range(few.size):
-                    squared = 0.0
-                    for axis in range(where.shape[1]):
-                        squared += (where[few[i], axis] - where[extreme, axis]) ** 2
-                    distance[i] = squared
-                limit = np.sort(distance)[int(np.ceil(shares[j] * few.size)) - 1]
-                left = distance > limit
-                if not left.any():
-                    continue
-                middle, spread = deciles(sample[left], 1)
-            result[j, side] = sign * (values[extreme] - middle) / spread
+    for row in range(values.shape[0]):
+        field = values[row]
+        sample = field[few]
+        whole = deciles(field, step)
+        for side in range(2):
+            extreme = np.argmax(field) if side == 0 else np.argmin(field)
+            sign = 1.0 if side == 0 else -1.0
+            for j in range(shares.size):
+                middle, spread = whole
+                if shares[j] > 0.0:
+                    for i in range(few.size):
+                        squared = 0.0
+                        for axis in range(where.shape[1]):
+                            squared += (where[few[i], axis] - where[extreme, axis]) ** 2
+                        distance[i] = squared
+                    limit = np.sort(distance)[int(np.ceil(shares[j] * few.size)) - 1]
+                    left = distance > limit
+                    if not left.any():
+                        continue
+                    middle, spread = deciles(sample[left], 1)
+                result[row, j, side] = sign * (field[extreme] - middle) / spread
     return result
 
 
@@ -132,17 +134,21 @@ class ScanStatistic:
         self._steps = [-(-count // _MANY) for count in counts]
         self._few = [np.arange(0, count, -(-count // _FEW)) for count in counts]
 
-    def maxima(self, field: FloatArray, combinations: Iterable[Combination]) -> npt.NDArray[np.float64]:
-        """Largest deviations up and down of a field for ascending combinations of scale and share, ``(n, 2)``."""
+    def maxima(self, fields: FloatArray, combinations: Iterable[Combination]) -> npt.NDArray[np.float64]:
+        """Largest deviations up and down for ascending combinations of scale and share.
+
+        ``(fields, combinations, 2)`` of ``(fields, *shape)``.
+        """
         shares: dict[int, list[int]] = {}
         for scale, share in combinations:
             shares.setdefault(scale, []).append(share)
-        contrasts = self.scan.contrasts(field)
+        contrasts = self.scan.contrasts(fields)
         return np.concatenate(
             [
                 extremes(contrasts[i], self._steps[i], self._few[i], self.scan.scales[i].positions, SHARES[chosen])
                 for i, chosen in shares.items()
-            ]
+            ],
+            axis=1,
         )
 
     def members(self, held: list[FloatArray]) -> Members:
@@ -175,7 +181,7 @@ class ScanStatistic:
 
     def scores(self, field: FloatArray, candidates: Iterable[Members]) -> list[npt.NDArray[np.float64]]:
         """The oddest ball of each candidate upwards and downwards, ``(combinations, 2)`` for each."""
-        contrasts = self.scan.contrasts(field)
+        contrasts = [values for [values] in self.scan.contrasts(field[None])]
         usual = [deciles(values, step) for values, step in zip(contrasts, self._steps, strict=True)]
         result = []
         for candidate in candidates:
@@ -200,7 +206,7 @@ def steepest_growth(scan: BallScan, field: FloatArray) -> float:
     # Single voxels are left out: their step to the smallest ball depends on the grid.
     spreads = [
         deciles(contrast, 1)[1]
-        for contrast, scale in zip(scan.contrasts(field), scan.scales, strict=True)
+        for [contrast], scale in zip(scan.contrasts(field[None]), scan.scales, strict=True)
         if scale.around is not None
     ][1:]
     return float(np.diff(np.log(spreads)).max(initial=-np.inf)) if len(spreads) > 1 else np.inf

@@ -43,6 +43,8 @@ _UNSURE = 0.1
 _LARGE = 0.02
 _LEAST_WIDTH = 0.05
 _THREADS = 4
+# Voxels of the fields that a thread makes at a time.
+_CHUNK = 300_000
 _SIDES: dict[str, tuple[int, ...]] = {"both": (0, 1), "brighter": (0,), "darker": (1,)}
 
 
@@ -184,7 +186,7 @@ def surrogate_max_test(
     statistic = ScanStatistic(BallScan(tissue.mask.astype(np.float32), tissue.spacing))
     few = lengths < _FEW_PATCHES[tissue.mask.ndim]
     forms = [ranks, *_tails(tissue, rest, statistic.scan, seed)] if few else [ranks]
-    members = [statistic.members(statistic.scan.means(share)) for share in tissue.candidates]
+    members = [statistic.members([h for [h] in statistic.scan.means(c[None])]) for c in tissue.candidates]
     # The family: every scale, and whatever else a candidate is compared by.
     everything = {(scale, 0) for scale in range(len(statistic.scan.scales))}
     family = sorted(everything.union(*(own.combinations for own in members)))
@@ -216,7 +218,7 @@ def surrogate_max_test(
 
 
 class _Texture(Protocol):
-    def pair(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]: ...
+    def pairs(self, rngs: Sequence[np.random.Generator]) -> FloatArray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +228,7 @@ class _Form:
     observed: list[FloatArray]
     textures: Sequence[_Texture]
     scored: Sequence[Callable[[FloatArray], FloatArray]]
-    """For each feature: values of a surrogate in the tissue → their scores."""
+    """For each feature: values of surrogates in the tissue, one a row → their scores."""
 
 
 def _ranks(tissue: CoarseTissue, rest: BoolArray) -> tuple[_Form, float]:
@@ -266,8 +268,8 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
     for share in _LENGTHS:
         smooth = LongTexture(tissue.mask.shape, tissue.spacing, share * diameter)
         textures.append([smooth] * len(observed))
-        drawn = [field for k in range(_PAIRS) for field in smooth.pair(np.random.default_rng([seed, 0, k]))]
-        scored_fields = [_spread_out(tail_scores(field[tissue.mask]), tissue.mask) for field in drawn]
+        drawn = smooth.pairs([np.random.default_rng([seed, 0, k]) for k in range(_PAIRS)])
+        scored_fields = _spread_out(tail_scores(drawn[:, tissue.mask]), tissue.mask)
         # A tissue plainly rougher than every one of these is rougher than fields of any greater length.
         if growth < _ROUGHER * min(steepest_growth(scan, field) for field in scored_fields):
             break
@@ -278,10 +280,11 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
 
 
 def _spread_out(values: FloatArray, mask: BoolArray) -> FloatArray:
-    """Values of the tissue's voxels as an image, 0 elsewhere."""
-    image = np.zeros(mask.shape, dtype=np.float32)
-    image[mask] = values
-    return image
+    """Values ``(..., n)`` of the tissue's voxels as images ``(..., *shape)``, 0 elsewhere."""
+    image = np.zeros((*values.shape[:-1], mask.size), dtype=np.float32)
+    # By number: by the mask itself it takes several times as long.
+    image[..., np.flatnonzero(mask)] = values
+    return image.reshape(*values.shape[:-1], *mask.shape)
 
 
 def _judged(
@@ -315,17 +318,20 @@ def _null_maxima(
     form: _Form, statistic: ScanStatistic, mask: BoolArray, family: list[Combination], count: int, seed: int
 ) -> npt.NDArray[np.float64]:
     """Maxima of surrogate fields, ``(count, features, combinations, 2)``."""
+    pairs = -(-count // 2)
+    inside = np.flatnonzero(mask)
+    # Many small fields at a time: threads that come back to Python for each would wait for one another.
+    chunk = max(1, _CHUNK // (2 * mask.size))
 
-    def maxima(field: FloatArray, feature: int) -> npt.NDArray[np.float64]:
-        return statistic.maxima(_spread_out(form.scored[feature](field[mask]), mask), family)
+    def maxima(task: tuple[int, int]) -> npt.NDArray[np.float64]:
+        feature, first = task
+        # Each pair has its own generator, so results depend neither on threads nor on chunks.
+        rngs = [np.random.default_rng([seed, feature, k]) for k in range(first, min(first + chunk, pairs))]
+        fields = form.textures[feature].pairs(rngs)
+        scores = form.scored[feature](fields.reshape(len(fields), -1).take(inside, axis=1))
+        return statistic.maxima(_spread_out(scores, mask), family)
 
-    def pair(task: tuple[int, int]) -> list[npt.NDArray[np.float64]]:
-        feature, number = task
-        fields = form.textures[feature].pair(np.random.default_rng([seed, feature, number]))
-        return [maxima(field, feature) for field in fields]
-
-    # Each pair has its own generator, so the result does not depend on the number of threads.
-    tasks = [(feature, number) for feature in range(len(form.textures)) for number in range(-(-count // 2))]
+    tasks = [(feature, first) for feature in range(len(form.textures)) for first in range(0, pairs, chunk)]
     with ThreadPoolExecutor(_THREADS) as threads:
-        drawn = [found for both in threads.map(pair, tasks) for found in both]
-    return np.array(drawn).reshape(len(form.textures), -1, len(family), 2)[:, :count].swapaxes(0, 1)
+        drawn = np.concatenate(list(threads.map(maxima, tasks)))
+    return drawn.reshape(len(form.textures), -1, len(family), 2)[:, :count].swapaxes(0, 1)

@@ -9,6 +9,7 @@ from scipy.special import ndtri
 __all__ = ["tail_scores"]
 
 FloatArray = npt.NDArray[np.float32]
+Quantile = npt.NDArray[np.float64]
 
 # Percentiles at which each half's width and tail are read: low enough that a few lesions do not reach them.
 _INNER, _OUTER = 0.65, 0.85
@@ -32,16 +33,16 @@ def tail_scores(
     Parameters
     ----------
     values
-        ``(n,)``, n ≥ 1, of the whole tissue.
+        ``(..., n)``, n ≥ 1, of the whole tissue; each row is scored by itself.
     reference
-        ``(m,)`` values from which the marginal is taken; None: all.
+        ``(..., m)`` values from which the marginal is taken; None: all.
     left_out
         Shares of the lowest and of the highest reference values that are left out as well.
 
     Returns
     -------
     ndarray of float32
-        ``(n,)``: 0 at the median, about standard normal where the tissue is as assumed, and unchanged
+        ``(..., n)``: 0 at the median, about standard normal where the tissue is as assumed, and unchanged
         when all values are scaled or shifted. O(n).
 
     References
@@ -58,17 +59,18 @@ def tail_scores(
     True
     """
     ranks = left_out[0] + np.array([1 - _OUTER, 1 - _INNER, 0.5, _INNER, _OUTER]) * (1 - sum(left_out))
-    low, lower, middle, upper, high = np.quantile(values if reference is None else reference, ranks)
-    away = values - np.float32(middle)
-    above = _half(np.maximum(away, 0), float(upper - middle), float(high - middle))
-    below = _half(np.maximum(-away, 0), float(middle - lower), float(middle - low))
+    found = np.quantile(values if reference is None else reference, ranks, axis=-1)
+    low, lower, middle, upper, high = np.asarray(found, dtype=np.float64)[..., None]
+    away = values - middle.astype(np.float32)
+    above = _half(np.maximum(away, 0), upper - middle, high - middle)
+    below = _half(np.maximum(-away, 0), middle - lower, middle - low)
     return np.asarray(above - below, dtype=np.float32)
 
 
-def _half(away: FloatArray, inner: float, outer: float) -> FloatArray:
-    """Scores of distances from the median, given the two quantiles of that half."""
-    if not outer > 0:
-        return np.zeros_like(away)
-    tail = float(np.interp(outer / max(inner, 1e-9 * outer), _RATIOS, _TAILS))
-    width = outer * tail / np.expm1(tail * _Z_OUTER)
-    return np.asarray(np.log1p(away * np.float32(tail / width)) / np.float32(tail), dtype=np.float32)
+def _half(away: FloatArray, inner: Quantile, outer: Quantile) -> FloatArray:
+    """Scores of distances from the median, given the two quantiles of that half; 0 where it has no width."""
+    wide = np.where(outer > 0, outer, 1.0)
+    tail = np.interp(wide / np.maximum(inner, 1e-9 * wide), _RATIOS, _TAILS)
+    width = wide * tail / np.expm1(tail * _Z_OUTER)
+    scores = np.log1p(away * (tail / width).astype(np.float32)) / tail.astype(np.float32)
+    return np.asarray(np.where(outer > 0, scores, 0), dtype=np.float32)

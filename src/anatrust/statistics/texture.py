@@ -68,24 +68,35 @@ def normal_scores(values: npt.NDArray[np.floating], reference: npt.NDArray[np.fl
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def ranked(values: FloatArray, ladder: FloatArray) -> FloatArray:
-    """The rung of an ascending ladder at each value's rank: ranks by counting into 8 192 grades, O(n).
+    """The rung of an ascending ladder at each value's rank in its row ``(rows, n)``: by counting into grades, O(n).
 
     With the normal scores of 0, 1, ..., n − 1 as the ladder these are the normal scores of the
-    values among themselves, many times as fast as by sorting; within a grade ranks are taken to
-    rise evenly.
+    values among themselves, many times as fast as by sorting; within one of the 8 192 grades ranks
+    are taken to rise evenly.
     """
-    lowest = values.min()
-    scale = 8191.0 / max(float(values.max()) - float(lowest), 1e-30)
-    below = np.zeros(8193, dtype=np.int64)
-    for i in range(values.size):
-        below[int((values[i] - lowest) * scale) + 1] += 1
-    below = np.cumsum(below)
-    out = np.empty(values.size, dtype=np.float32)
-    for i in range(values.size):
-        grade = int((values[i] - lowest) * scale)
-        part = (values[i] - lowest) * scale - grade
-        out[i] = ladder[below[grade] + int(part * (below[grade + 1] - below[grade]))]
+    out = np.empty(values.shape, dtype=np.float32)
+    for row in range(values.shape[0]):
+        own = values[row]
+        lowest = own.min()
+        scale = 8191.0 / max(float(own.max()) - float(lowest), 1e-30)
+        below = np.zeros(8193, dtype=np.int64)
+        for i in range(own.size):
+            below[int((own[i] - lowest) * scale) + 1] += 1
+        below = np.cumsum(below)
+        for i in range(own.size):
+            grade = int((own[i] - lowest) * scale)
+            part = (own[i] - lowest) * scale - grade
+            out[row, i] = ladder[below[grade] + int(part * (below[grade + 1] - below[grade]))]
     return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def shaped_noise(bits: npt.NDArray[np.uint16], normal: FloatArray, amplitude: FloatArray) -> npt.NDArray[np.complex64]:
+    """Complex normal noise, two of 65 536 quantiles a number, times an amplitude."""
+    noise = np.empty(amplitude.size, dtype=np.complex64)
+    for i in range(amplitude.size):
+        noise[i] = complex(normal[bits[2 * i]] * amplitude[i], normal[bits[2 * i + 1]] * amplitude[i])
+    return noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,20 +118,22 @@ class TextureModel:
     amplitude: FloatArray
     n_lengths: float
 
-    def pair(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-        """Two independent fields of variance 1, float32, shape `shape`.
+    def pairs(self, rngs: Sequence[np.random.Generator]) -> FloatArray:
+        """Two independent fields of variance 1 from each generator, ``(2 · len(rngs), *shape)`` float32.
 
         Real and imaginary part of one inverse transform: O(N log N) for both. Each number of the
         noise is one of 65 536 quantiles of the normal distribution, drawn with 16 bits: four times as
         fast as normal numbers, and a voxel sums thousands of them.
         """
-        torus = self.amplitude.shape
-        bits = np.frombuffer(rng.bytes(4 * self.amplitude.size), dtype="<u2")
-        noise = _NORMAL.take(bits, mode="clip").reshape(*torus, 2).view(np.complex64)[..., 0]
-        noise *= self.amplitude
-        field = scipy.fft.ifftn(noise, norm="ortho", overwrite_x=True)
         crop = tuple(slice(0, n) for n in self.shape)
-        return np.ascontiguousarray(field.real[crop]), np.ascontiguousarray(field.imag[crop])
+        fields = np.empty((2 * len(rngs), *self.shape), dtype=np.float32)
+        for number, rng in enumerate(rngs):
+            # Two numbers a voxel, four of them from each 64 bits.
+            bits = rng.bit_generator.random_raw(-(-self.amplitude.size // 2)).astype("<u8", copy=False).view("<u2")
+            noise = shaped_noise(bits, _NORMAL, self.amplitude.reshape(-1)).reshape(self.amplitude.shape)
+            both = scipy.fft.ifftn(noise, norm="ortho", overwrite_x=True)
+            fields[2 * number], fields[2 * number + 1] = both.real[crop], both.imag[crop]
+        return fields
 
 
 class LongTexture:
@@ -152,9 +165,9 @@ class LongTexture:
             used = values > _NEGLIGIBLE * values.max()
             self.factors.append((vectors[:, used] * np.sqrt(values[used])).astype(np.float32))
 
-    def pair(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-        """Two independent fields of variance 1, float32; O(voxels · factors of the longest axis)."""
-        return self._field(rng), self._field(rng)
+    def pairs(self, rngs: Sequence[np.random.Generator]) -> FloatArray:
+        """As `TextureModel.pairs`; O(voxels · factors of the longest axis) a field."""
+        return np.stack([self._field(rng) for rng in rngs for _ in range(2)])
 
     def _field(self, rng: np.random.Generator) -> FloatArray:
         field: FloatArray = rng.standard_normal([f.shape[1] for f in self.factors], dtype=np.float32)
