@@ -7,8 +7,9 @@ process, all with the same number of threads; only its test call is timed, after
 processor time it used. In each cell every library takes its turn in every round, and medians are compared. A peer
 whose call would take longer than `--longest` seconds is run with two smaller numbers of draws and extrapolated
 linearly (its work is a loop over draws); such cells say so. The exact peer that is fastest in a cell is run in full
-whenever that takes less than 600 s. Peers without an environment are named and left out. Cells: d = 1 (graded to 256
-levels, as images are), 16, 64; 1 000 and 4 000 points a sample; B = 200 and 1 000.
+whenever that takes less than `--in-full` seconds. Peers without an environment are named and left out. Cells: d = 1
+(graded to 256 levels, as images are), 16, 64; 1 000 and 4 000 points a sample; B = 200 and 1 000. The output is written
+after every cell, and cells that stand in it already (same versions) are kept: a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 EXACT = ("alibi_detect", "torchdrift", "frouros", "hyppo")
 APPROXIMATE = ("goodpoints",)
 CLOCKS = ("seconds", "processor_seconds")
-FULL_RUN_AT_MOST = 600.0
 
 
 class Worker:
@@ -110,6 +110,7 @@ def cell(
     draws: int,
     rounds: int,
     longest: float,
+    in_full: float,
 ) -> dict:
     """Medians of one cell."""
     expected = {name: guess.at(draws)["seconds"] for name, guess in guesses.items()}
@@ -120,7 +121,7 @@ def cell(
     for turn in range(rounds):
         for name in guesses:
             often = expected[name] * rounds <= longest
-            once = expected[name] <= (FULL_RUN_AT_MOST if name == fastest else longest)
+            once = expected[name] <= (max(in_full, longest) if name == fastest else longest)
             if often or (turn == 0 and once):
                 runs[name].append(workers[name].run(*data, draws, turn))
             runs["anatrust"].append(workers["anatrust"].run(*data, draws, turn))
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="threads of every library")
     parser.add_argument("--longest", type=float, default=90.0, help="seconds a peer may spend in one cell")
+    parser.add_argument("--in-full", type=float, default=600.0, help="seconds the fastest exact peer may spend")
     parser.add_argument("--quick", action="store_true", help="1 000 points, 200 draws, 1 round")
     parser.add_argument("--only", nargs="*", help="peers to run")
     parser.add_argument("-o", "--output", type=Path)
@@ -171,15 +173,23 @@ def main() -> None:
         workers = {peer: Worker(peer, folder, options.threads) for peer in ["anatrust", *present]}
         small = inputs(folder, 60, 2)
         warm = {peer: worker.run(*small, 20, 0) for peer, worker in workers.items()}
+        versions = {peer: answer["versions"] for peer, answer in warm.items()}
+        if options.output and options.output.exists():
+            earlier = json.loads(options.output.read_text())
+            results = earlier["cells"] if earlier["versions"] == versions else {}
         for n in sizes:
             for d in (1, 16, 64):
+                left = [draws for draws in draw_counts if f"n={n} d={d} B={draws}" not in results]
+                if not left:
+                    continue
                 data = inputs(folder, n, d)
                 guesses = {peer: Guess(workers[peer], data) for peer in present}
-                for draws in draw_counts:
+                for draws in left:
                     key = f"n={n} d={d} B={draws}"
                     rounds = 1 if options.quick else options.rounds
-                    table = cell(workers, guesses, data, draws, rounds, options.longest)
+                    table = cell(workers, guesses, data, draws, rounds, options.longest, options.in_full)
                     results[key] = table
+                    write(options, present, versions, results)
                     ours = table["anatrust"]["seconds"]
                     print(f"{key}: anatrust {ours * 1e3:.1f} ms", flush=True)
                     for peer in present:
@@ -190,26 +200,32 @@ def main() -> None:
                         )
         for worker in workers.values():
             worker.close()
+    for clock, totals in write(options, present, versions, results).get("summary", {}).items():
+        low, mean = totals["smallest"], totals["geometric_mean"]
+        print(f"fastest exact peer / anatrust, {clock}: at least {low:.0f}x, geometric mean {mean:.0f}x")
+
+
+def write(options: argparse.Namespace, present: list[str], versions: dict, results: dict) -> dict:
+    """The report on the cells there are, also on disk where it was asked for."""
     exact = [peer for peer in present if peer in EXACT]
-    report = {
-        "command": f"benchmarks/two_sample.py --rounds {options.rounds} --longest {options.longest:g}",
+    chosen = f"--rounds {options.rounds} --longest {options.longest:g} --in-full {options.in_full:g}"
+    report: dict = {
+        "command": f"benchmarks/two_sample.py {chosen}",
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "load": os.getloadavg(),
         },
         "threads": options.threads,
-        "versions": {peer: answer["versions"] for peer, answer in warm.items()},
+        "versions": versions,
         "approximate": list(APPROXIMATE),
         "cells": results,
     }
     if exact:
         report["summary"] = {clock: summary(results, exact, clock) for clock in CLOCKS}
-        for clock, totals in report["summary"].items():
-            low, mean = totals["smallest"], totals["geometric_mean"]
-            print(f"fastest exact peer / anatrust, {clock}: at least {low:.0f}x, geometric mean {mean:.0f}x")
     if options.output:
         options.output.write_text(json.dumps(report, indent=1) + "\n")
+    return report
 
 
 if __name__ == "__main__":

@@ -149,13 +149,13 @@ def test_any_monotone_change_of_the_grey_values_changes_nothing(rng: np.random.G
     assert first[0].engine == "ball-scan"
 
 
-def test_with_few_patches_only_the_unit_of_the_grey_values_does_not_matter(rng: np.random.Generator) -> None:
-    tissue = organ((70, 70), 34)
-    image = texture("6", tissue.shape, rng).astype(np.float32)
-    candidates = brightest(image, tissue, 3, 2)
-    first = surrogate_max_test(image, tissue, candidates, n_surrogates=19, seed=4)
-    again = surrogate_max_test(4 * image - 8, tissue, candidates, n_surrogates=19, seed=4)
-    assert [r.engine for r in first] == ["ball-scan, few patches"] * 2
+def test_with_few_patches_only_the_unit_of_the_grey_values_does_not_matter() -> None:
+    tissue = organ((70, 70), 33)
+    image = texture("4", tissue.shape, np.random.default_rng(1)).astype(np.float32)
+    candidates = brightest(image, tissue, 6, 1)
+    first = surrogate_max_test(image, tissue, candidates, n_surrogates=99, seed=4)
+    again = surrogate_max_test(4 * image - 8, tissue, candidates, n_surrogates=99, seed=4)
+    assert [r.engine for r in first] == ["ball-scan, few patches"]
     assert [r.p_value for r in again] == [r.p_value for r in first]
     assert np.allclose([r.statistic for r in again], [r.statistic for r in first], atol=1e-3)
 

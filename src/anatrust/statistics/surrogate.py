@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -37,8 +37,10 @@ _LENGTHS = (0.1, 0.2, 0.4, 0.8)
 _PAIRS = 20
 _ROUGH_LENGTH = 0.7
 _ROUGHER = 0.5
-# Where the forms disagree whether p is at most this, the test abstains.
+# Where the forms disagree whether p is at most this, the test abstains; as where not even a candidate that
+# differs everywhere by so many standard deviations of the tissue would have come to it.
 _UNSURE = 0.1
+_GLARING = 4.0
 # A candidate of more than this share of the tissue is left out when the texture is fitted.
 _LARGE = 0.02
 _LEAST_WIDTH = 0.05
@@ -96,7 +98,8 @@ def surrogate_max_test(
         familywise already: no correction for the number of candidates is needed within a tissue.
         All abstain when the tissue has too few voxels (200, after coarsening) or is nearly constant;
         one abstains when it leaves too little of the tissue to compare with, or where patches are few
-        and it depends on the correlation whether p is below 0.1.
+        and it depends on the correlation whether p is below 0.1, or p would not be so low had the
+        candidate differed everywhere by four standard deviations of the tissue: then "not found" says nothing.
 
     Raises
     ------
@@ -140,6 +143,10 @@ def surrogate_max_test(
     ones, up to the first whose contrasts, in each of 40 draws, grow from scale to scale more than
     twice as fast as the tissue's. Rough ones are represented by the fit and by one of long range, which
     the fit misses where a candidate covers much of the tissue.
+
+    What that costs in power differs from place to place: for each candidate that is not found there the test
+    asks itself whether it would have been, had it differed everywhere by four standard deviations of the
+    tissue; where not, it abstains. That turns no candidate into a finding.
 
     Tissues of more than 30 000 voxels (8 000 for several
     features) are averaged over blocks first. Cost: `n_surrogates` · d / 2 FFTs of the coarse
@@ -191,7 +198,16 @@ def surrogate_max_test(
     everything = {(scale, 0) for scale in range(len(statistic.scan.scales))}
     family = sorted(everything.union(*(own.combinations for own in members)))
     sides = list(_SIDES[direction])
-    found = [_judged(form, statistic, tissue.mask, members, family, sides, n_surrogates, seed) for form in forms]
+    nulls = [_null(form, statistic, tissue.mask, family, sides, n_surrogates, seed) for form in forms]
+
+    def judged(fields: FloatArray, chosen: list[Members]) -> list[list[tuple[float, float]]]:
+        """p-value and statistic of candidates by every form."""
+        marks = {form.marginal: _marks(form.marginal, fields, tissue.mask, rest) for form in forms}
+        scores = {marginal: [statistic.scores(field, chosen) for field in own] for marginal, own in marks.items()}
+        return [null.judged(chosen, scores[form.marginal]) for form, null in zip(forms, nulls, strict=True)]
+
+    found = judged(tissue.fields, members)
+    patches = f"the tissue holds only about {lengths:.0f} independent patches"
     results = []
     for number, own in enumerate(members):
         if not own.combinations:
@@ -200,9 +216,15 @@ def surrogate_max_test(
         p, value = max((p, -value) for p, value in (values[number] for values in found))
         least = min(values[number][0] for values in found)
         if least <= _UNSURE < p:
-            reason = f"the tissue holds only about {lengths:.0f} independent patches: p is {least:.2g} to {p:.2g}"
-            results.append(abstain(f"{reason}, depending on a correlation that cannot be known from so few"))
+            reason = f"{patches}: p is {least:.2g} to {p:.2g}, depending on a correlation that cannot be known"
+            results.append(abstain(f"{reason} from so few"))
             continue
+        if few and p > _UNSURE:
+            glaring = _glaring(tissue, rest, tissue.candidates[number], sides)
+            if glaring is not None and max(p for [(p, _)] in judged(glaring, [own])) > _UNSURE:
+                reason = f"{patches}: even a candidate that differs everywhere by {_GLARING:g} standard deviations"
+                results.append(abstain(f"{reason} would not be found here (p is {least:.2g} to {p:.2g})"))
+                continue
         results.append(
             TestResult(
                 statistic=-value,
@@ -221,27 +243,33 @@ class _Texture(Protocol):
     def pairs(self, rngs: Sequence[np.random.Generator]) -> FloatArray: ...
 
 
+class _Marginal(Protocol):
+    def __call__(self, values: FloatArray, reference: FloatArray, /) -> FloatArray: ...
+
+
 @dataclass(frozen=True, eq=False)
 class _Form:
     """One way to score the tissue, and the surrogates to compare it with."""
 
-    observed: list[FloatArray]
+    marginal: _Marginal
     textures: Sequence[_Texture]
     scored: Sequence[Callable[[FloatArray], FloatArray]]
     """For each feature: values of surrogates in the tissue, one a row → their scores."""
 
 
+def _marks(marginal: _Marginal, fields: FloatArray, mask: BoolArray, rest: BoolArray) -> list[FloatArray]:
+    """The scores of each feature, as images."""
+    return [_spread_out(marginal(field[mask], field[rest]), mask) for field in fields]
+
+
 def _ranks(tissue: CoarseTissue, rest: BoolArray) -> tuple[_Form, float]:
     """Normal scores by ranks, surrogates of the correlation fitted to them, and how many patches it leaves."""
-    observed, textures = [], []
-    for field in tissue.fields:
-        scores = _spread_out(normal_scores(field[tissue.mask], field[rest]), tissue.mask)
-        observed.append(scores)
-        textures.append(fit_texture(np.where(rest, scores, np.float32(0.0)), rest, spacing=tissue.spacing))
+    marks = _marks(normal_scores, tissue.fields, tissue.mask, rest)
+    textures = [fit_texture(np.where(rest, own, np.float32(0.0)), rest, spacing=tissue.spacing) for own in marks]
     order = np.arange(np.count_nonzero(tissue.mask), dtype=np.float64)
     # Surrogates are ranked as the tissue is: ranking sharpens the highest peak where patches are few.
     scored = partial(ranked, ladder=normal_scores(order, order))
-    return _Form(observed, textures, [scored] * len(observed)), min(texture.n_lengths for texture in textures)
+    return _Form(normal_scores, textures, [scored] * len(marks)), min(texture.n_lengths for texture in textures)
 
 
 def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> list[_Form]:
@@ -252,22 +280,20 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
     their place, which cuts off no less.
     """
     count, gone = np.count_nonzero(tissue.mask), tissue.mask & ~rest
-    observed, fitted, scored = [], [], []
+    scored = []
     for field in tissue.fields:
-        middle = np.median(field[tissue.mask])
-        below = float(np.count_nonzero(gone & (field <= middle)) / count)
+        below = float(np.count_nonzero(gone & (field <= np.median(field[tissue.mask]))) / count)
         left_out = (below, float(np.count_nonzero(gone) / count) - below)
-        scores = _spread_out(tail_scores(field[tissue.mask], field[rest]), tissue.mask)
-        observed.append(scores)
-        fitted.append(fit_texture(np.where(rest, scores, np.float32(0.0)), rest, spacing=tissue.spacing))
         scored.append(partial(tail_scores, left_out=left_out))
+    marks = _marks(tail_scores, tissue.fields, tissue.mask, rest)
+    fitted = [fit_texture(np.where(rest, own, np.float32(0.0)), rest, spacing=tissue.spacing) for own in marks]
     ndim, volume = tissue.mask.ndim, count * float(np.prod(tissue.spacing))
     diameter = 2 * (math.sqrt(volume / math.pi) if ndim == 2 else (3 * volume / (4 * math.pi)) ** (1 / 3))
-    growth = max(steepest_growth(scan, scores) for scores in observed)
+    growth = max(steepest_growth(scan, own) for own in marks)
     textures: list[Sequence[_Texture]] = [fitted]
     for share in _LENGTHS:
         smooth = LongTexture(tissue.mask.shape, tissue.spacing, share * diameter)
-        textures.append([smooth] * len(observed))
+        textures.append([smooth] * len(marks))
         drawn = smooth.pairs([np.random.default_rng([seed, 0, k]) for k in range(_PAIRS)])
         scored_fields = _spread_out(tail_scores(drawn[:, tissue.mask]), tissue.mask)
         # A tissue plainly rougher than every one of these is rougher than fields of any greater length.
@@ -275,8 +301,8 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
             break
     # The fit misses long correlations of rough tissue the more, the more of it the candidates cover.
     rough = LongTexture(tissue.mask.shape, tissue.spacing, _ROUGH_LENGTH * diameter, power=1)
-    textures.append([rough] * len(observed))
-    return [_Form(observed, own, scored) for own in textures]
+    textures.append([rough] * len(marks))
+    return [_Form(tail_scores, own, scored) for own in textures]
 
 
 def _spread_out(values: FloatArray, mask: BoolArray) -> FloatArray:
@@ -287,31 +313,58 @@ def _spread_out(values: FloatArray, mask: BoolArray) -> FloatArray:
     return image.reshape(*values.shape[:-1], *mask.shape)
 
 
-def _judged(
+def _glaring(tissue: CoarseTissue, rest: BoolArray, share: FloatArray, sides: list[int]) -> FloatArray | None:
+    """The tissue had a candidate glared on the side it is on; None if that side is not looked at."""
+    fields = tissue.fields.copy()
+    for field in fields:
+        middle = float(np.median(field[rest]))
+        darker = float((share * field).sum()) < middle * float(share.sum())
+        if int(darker) not in sides:
+            return None
+        value = middle + (-1 if darker else 1) * _GLARING * float(field[rest].std())
+        field += share * (np.float32(value) - field)
+    return fields
+
+
+@dataclass(frozen=True, eq=False)
+class _Null:
+    """What one form's surrogates say: the maxima of every combination, and the largest of all in one unit."""
+
+    rows: Mapping[Combination, int]
+    sides: list[int]
+    middle: npt.NDArray[np.float64]
+    width: npt.NDArray[np.float64]
+    largest: npt.NDArray[np.float64]
+
+    def judged(self, members: list[Members], scores: list[list[npt.NDArray[np.float64]]]) -> list[tuple[float, float]]:
+        """p-value and statistic of candidates from their scores, a list for each feature."""
+        found = []
+        for own, *each in zip(members, *scores, strict=True):
+            rows = [self.rows[combination] for combination in own.combinations]
+            units = (np.array(each) - self.middle[:, rows]) / self.width[:, rows]
+            value = float(units[..., self.sides].max(initial=-np.inf))
+            exceeding = np.count_nonzero(self.largest >= value)
+            found.append((float((1 + exceeding) / (1 + self.largest.size)), value))
+        return found
+
+
+def _null(
     form: _Form,
     statistic: ScanStatistic,
     mask: BoolArray,
-    members: list[Members],
     family: list[Combination],
     sides: list[int],
     n_surrogates: int,
     seed: int,
-) -> list[tuple[float, float]]:
-    """p-value and statistic of every candidate by one form."""
+) -> _Null:
+    """The null distribution of one form."""
     null = _null_maxima(form, statistic, mask, family, n_surrogates, seed)
     middle = np.median(null, axis=0)
     # In these units the upper tails of all scales, features and sides weigh the same in the maximum.
     # (Where ranks leave a maximum no freedom, as that of single voxels, its tail is no unit.)
     width = np.maximum(np.quantile(null, 0.95, axis=0) - middle, _LEAST_WIDTH * np.abs(middle) + 1e-9)
     largest = ((null - middle) / width)[..., sides].max(axis=(1, 2, 3))
-    row = {combination: number for number, combination in enumerate(family)}
-    observed = [statistic.scores(field, members) for field in form.observed]
-    found = []
-    for own, *scores in zip(members, *observed, strict=True):
-        rows = [row[combination] for combination in own.combinations]
-        value = float(((np.array(scores) - middle[:, rows]) / width[:, rows])[..., sides].max(initial=-np.inf))
-        found.append((float((1 + np.count_nonzero(largest >= value)) / (1 + n_surrogates)), value))
-    return found
+    return _Null({c: number for number, c in enumerate(family)}, sides, middle, width, largest)
 
 
 def _null_maxima(

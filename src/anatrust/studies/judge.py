@@ -14,6 +14,7 @@ from anatrust.rejection.features import graded_intensity, local_features
 from anatrust.statistics.multiple_testing import benjamini_yekutieli
 from anatrust.statistics.placement import placement_tests
 from anatrust.statistics.result import TestResult
+from anatrust.statistics.surrogate import Direction, surrogate_max_test
 from anatrust.statistics.two_sample import two_sample_test
 from anatrust.studies.tissues import TissueSample
 
@@ -54,6 +55,7 @@ def p_values(
     seed: int,
     draws: int,
     alone: bool = False,
+    direction: Direction = "both",
 ) -> list[TestResult]:
     """Test candidates of one tissue by one null.
 
@@ -71,6 +73,8 @@ def p_values(
     alone
         The candidates are separate experiments: none knows of the others. Otherwise they are
         the candidates of one scan, and each is compared with the tissue without the others.
+    direction
+        The side that surrogate-max looks at.
     """
     domain = sample.domain
     grown = [ndimage.binary_dilation(c) for c in candidates]
@@ -91,11 +95,15 @@ def p_values(
             seed=seed,
         )
     if null == "surrogate-max":
-        from anatrust.statistics.surrogate import surrogate_max_test
-
         return list(
             surrogate_max_test(
-                features, domain, list(candidates), spacing=sample.spacing, n_surrogates=draws, seed=seed
+                features,
+                domain,
+                list(candidates),
+                spacing=sample.spacing,
+                n_surrogates=draws,
+                direction=direction,
+                seed=seed,
             )
         )
     if null not in ("iid", "block"):

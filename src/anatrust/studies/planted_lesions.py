@@ -18,6 +18,7 @@ from anatrust.rejection.judge import reject
 from anatrust.rejection.score import candidate_scores
 from anatrust.rejection.settings import GateSettings, Null, RejectionSettings
 from anatrust.statistics.conformal_p import CohortNull
+from anatrust.statistics.surrogate import Direction
 from anatrust.studies import judge, planted_lesions_summary
 from anatrust.studies.lesions import free_centres, plant_lesion
 from anatrust.studies.needs import MODULES
@@ -43,9 +44,11 @@ _ORGANS = {
     ("phantom", "liver"): 0,
     ("phantom", "spleen"): 0,
 }
-# Lesions per combination of contrast and diameter.
-_REPEATS = {"placement": 6, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 4, "cohort": 4}
-_REPEATS_LOCAL = 2
+# Lesions per combination of contrast and diameter; phantoms they are planted in; whole scans.
+_REPEATS = {"placement": 24, "placement-exceed": 6, "iid": 4, "block": 4, "surrogate-max": 16, "cohort": 16}
+_REPEATS_LOCAL = 6
+_PHANTOMS = 16
+_SCANS = 24
 _COHORT = 19
 _PLAIN_NULLS = ("surrogate-max", "placement", "placement-exceed", "iid", "block")
 
@@ -55,6 +58,7 @@ def _cells(context: Context) -> list[Cell]:
     combinations += [(s, o, "local", "placement") for s, o in _ORGANS if s == "phantom"]
     combinations += [("phantom", o, "intensity", n) for o in ("liver", "spleen") for n in ("cohort", "cohort dark")]
     combinations += [("phantom", "spleen", "local", "surrogate-max")]
+    combinations += [(s, o, "intensity", "surrogate-max dark") for s, o in _ORGANS]
     fdr = [(s, o, n) for s, o in _ORGANS for n in ("placement", "iid") if s != "amos"]
     looked = ("surrogate-max", "surrogate-max dark", "cohort dark")
     fdr += [("phantom", o, n) for o in ("liver", "spleen") for n in looked]
@@ -94,7 +98,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
 
 def _sample(source: str, organ: str, k: int, context: Context) -> TissueSample:
     if source == "phantom":
-        return phantom_organ(70_000 + 1000 * context.seed + k % 6, organ, quick=context.quick)
+        return phantom_organ(70_000 + 1000 * context.seed + k % _PHANTOMS, organ, quick=context.quick)
     return _real(source, organ, context)
 
 
@@ -164,7 +168,8 @@ def _power(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
                 else:
                     ill = replace(sample, image=made[0])
                     features = judge.features_of(ill, p["features"], null)
-                    result = judge.p_values(null, features, ill, [made[1]], seed=seed, draws=draws)[0]
+                    side: Direction = "darker" if dark else "both"
+                    result = judge.p_values(null, features, ill, [made[1]], seed=seed, draws=draws, direction=side)[0]
                     value, floor = result.p_value, result.floor if result.abstained is None else 1.0
                 found["n"] += 1
                 found["k"] += int(value <= 0.05)
@@ -236,7 +241,7 @@ def _fdr(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     cohort = _cohort(p["organ"], dark, context) if null == "cohort" else None
     settings = _settings(null, _ALPHA, dark)
     shares, kept_true, all_true, any_false = [], 0, 0, 0
-    for k in range(3 if context.quick else 8):
+    for k in range(3 if context.quick else _SCANS):
         rng = np.random.default_rng([context.seed, k, 5])
         sample = _sample(p["source"], p["organ"], k, context)
         image, truth = _three_lesions(sample, rng, dark)

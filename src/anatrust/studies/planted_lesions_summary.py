@@ -60,7 +60,7 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
             pooled(null, lambda s, o, c, d, s0=source, o0=organ: (s, o, c) == (s0, o0, 1.0) and d >= 10),  # type: ignore[misc]
             0.9,
         )
-    for null in ("surrogate-max", "cohort", "cohort dark"):
+    for null in ("surrogate-max", "surrogate-max dark", "cohort", "cohort dark"):
         for source, name in _NAMES.items():
             add(
                 f"{null}, {name}, 2 SD, ≥ 10 mm",

@@ -24,6 +24,8 @@ __all__ = ["STUDY"]
 _PATIENTS = ("001", "002")
 _MODALITIES = {"ct": "CT", "mr_t1": "MR", "pet": "PET"}
 _NULLS: tuple[Null, ...] = ("surrogate-max", "placement", "block", "iid")
+# Also without the blobs, as a user has it: one tumour, one test.
+_ALONE: tuple[Null, ...] = ("surrogate-max", "placement")
 _BLOBS = 10
 _SELF = (
     "anatrust.studies.real_tumours",
@@ -39,10 +41,11 @@ def _cells(context: Context) -> list[Cell]:
     for patient in _PATIENTS[:1] if context.quick else _PATIENTS:
         for modality in ("pet",) if context.quick else tuple(_MODALITIES):
             files = (f"sarcoma/{patient}/{modality}.nii.gz", f"sarcoma/{patient}/{modality}_tumour.nii.gz")
-            for null in _NULLS:
-                parameters = {"patient": patient, "modality": modality, "null": null}
-                needs = (*MODULES[null], *_SELF)
-                cells.append(Cell(f"{patient}/{modality}/{null}", parameters, files=files, needs=needs))
+            asked = [(null, False) for null in _NULLS] + [(null, True) for null in _ALONE]
+            for null, alone in asked:
+                parameters = {"patient": patient, "modality": modality, "null": null, "alone": alone}
+                key = f"{patient}/{modality}/{null}{', alone' if alone else ''}"
+                cells.append(Cell(key, parameters, files=files, needs=(*MODULES[null], *_SELF)))
     return cells
 
 
@@ -51,11 +54,14 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     modality = p["modality"]
     scan = read_scan(context.path(cell.files[0]), modality=_MODALITIES[modality])
     tumour = read_mask(context.path(cell.files[1]), reference=scan.grid).array > 0
-    labels, diameter = _with_blobs(scan, tumour, np.random.default_rng([context.seed, int(p["patient"])]))
+    if p["alone"]:
+        labels, diameter = LabelMap(tumour.astype(np.uint8), scan.grid, {1: "tumour"}), None
+    else:
+        labels, diameter = _with_blobs(scan, tumour, np.random.default_rng([context.seed, int(p["patient"])]))
     settings = RejectionSettings(alpha=0.10, null=p["null"], placement_beside=False)
     judged = reject(scan, labels, settings=settings, seed=context.seed)
     return {
-        "blob_diameter": round(diameter, 1),
+        "blob_diameter": None if diameter is None else round(diameter, 1),
         "correction": judged.correction,
         "candidates": [
             {
@@ -133,8 +139,9 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
             "blobs": len(blobs),
             "reason": largest["reason"],
         }
-        if modality == "pet" and null == "surrogate-max":
-            targets.append({"what": f"PET tumour of {patient} is kept", "met": largest["decision"] == "kept"})
+        if modality == "pet" and null.startswith("surrogate-max"):
+            what = f"PET tumour of {patient} is kept{', alone' if null.endswith('alone') else ''}"
+            targets.append({"what": what, "met": largest["decision"] == "kept"})
     return {"rows": rows, "targets": targets}
 
 
@@ -144,13 +151,15 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         patient, modality, null = key.split("/")
         p = "–" if r["tumour_p"] is None else f"{r['tumour_p']:.3f}"
         contrast = "–" if r["tumour_contrast"] is None else f"{r['tumour_contrast']:+.1f}"
-        blobs = f"{r['blobs_kept']} of {r['blobs']}"
+        blobs = f"{r['blobs_kept']} of {r['blobs']}" if r["blobs"] else "–"
         rows.append(
             [f"{patient} {_MODALITIES[modality]}", null, r["tumour"], p, contrast, blobs, r["blobs_undecidable"]]
         )
     header = ["scan", "null", "tumour", "p", "contrast, SD", "normal blobs kept", "blobs undecidable"]
     reasons = [
-        [key, r["reason"]] for key, r in sorted(result["summary"]["rows"].items()) if key.endswith("surrogate-max")
+        [key, r["reason"]]
+        for key, r in sorted(result["summary"]["rows"].items())
+        if key.endswith(("surrogate-max", "alone"))
     ]
     return {"decisions": markdown_table(header, rows), "reasons": markdown_table(["scan and null", "why"], reasons)}
 
