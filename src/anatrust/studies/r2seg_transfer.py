@@ -28,13 +28,13 @@ _FULL, _ALONE = "gates + cohort", "segmenter alone"
 _RIVALS: tuple[Rival, ...] = ("LoRA", "fine-tuned")
 _VARIANT = "1 view"
 # The last 20 healthy hippocampi teach the rivals.
-_HEALTHY = {"phantom": 29, "hippocampus": 40}
-_TEST = {"phantom": 24, "hippocampus": 50}
+_HEALTHY = {"phantom": 79, "hippocampus": 40}
+_TEST = {"phantom": 48, "hippocampus": 50}
 _SHOWN = ("clear lesions", "lesions", "specificity", "slice sensitivity", "slice specificity", "dice", "class average")
 
 
 def _cells(context: Context) -> list[Cell]:
-    taught = ("hippocampus",) if context.quick else ("hippocampus", "hippocampus-t2", "phantom")
+    taught = ("hippocampus",) if context.quick else ("hippocampus", "hippocampus-t2", "phantom", "phantom-mr")
     needs = (*NEEDS, "anatrust.studies.r2seg_rivals", "anatrust.studies.r2seg_transfer")
     return [
         Cell(f"{_NAMES[w]} to {_NAMES[_AWAY[w]]}", {"taught": w}, files=source_files(w, context), needs=needs)
