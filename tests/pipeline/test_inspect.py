@@ -265,7 +265,10 @@ def test_the_body_of_a_large_scan_is_found_on_thinned_voxels_and_spread_over_all
     image[31:120, 40:121, :] = 40
     body = find_body(Scan(image, Grid(shape, np.eye(4)), "CT"))
     assert body is not None
-    assert body.shape == shape
-    wrong = body != (image > -500)
+    whole = body.within(tuple(slice(0, n) for n in shape))
+    assert whole.shape == shape
+    assert body.thinned(image).shape == body.inside.shape
+    assert (body.within((slice(7, 90), slice(1, 3), slice(100, 101))) == whole[7:90, 1:3, 100:101]).all()
+    wrong = whole != (image > -500)
     assert not wrong[34:117, 43:118].any()
     assert wrong.mean() < 0.02

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from anatrust.anatomy.entries import Structure
 from anatrust.anatomy.knowledge import Knowledge, knowledge
 from anatrust.anatomy.organs import normal_name
+from anatrust.image.region import label_boxes
 from anatrust.image.volumes import LabelMap
 
 __all__ = ["AnatomyCheck", "AnatomyRemark", "check_anatomy", "structure_of"]
@@ -136,13 +137,12 @@ def check_anatomy(labels: LabelMap, table: Knowledge | None = None) -> AnatomyCh
 def _look(labels: LabelMap, table: Knowledge) -> dict[str, _Seen]:
     from scipy import ndimage
 
-    boxes = ndimage.find_objects(labels.array)
     found: dict[str, _Seen] = {}
-    for number in labels.labels():
+    for number, box in label_boxes(labels.array).items():
         key = structure_of(labels.names.get(number, ""), table)
         if key is None or key in found:
             continue
-        row, box = table.structure(key), boxes[number - 1]
+        row = table.structure(key)
         inside = labels.array[box] == number
         size = int(np.count_nonzero(inside))
         counted, count = ndimage.label(inside, structure=np.ones((3,) * inside.ndim, dtype=bool))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from anatrust.errors import GeometryError, InputError
+from anatrust.image.region import bounding_box
 from anatrust.image.volumes import Mask, ProbabilityMap, Scan
 
 __all__ = ["Side", "blob_candidates", "contrast_probabilities", "threshold_candidates"]
@@ -140,7 +141,7 @@ def blob_candidates(
     _check(scan, organ)
     if k < 1 or not diameters or min(diameters) <= 0:
         raise InputError(f"blobs need k >= 1 and diameters above 0, not k={k}, diameters={tuple(diameters)}")
-    box = _bounding_box(organ.array)
+    box = bounding_box(organ.array)
     chosen = np.zeros(organ.array.shape, dtype=bool)
     if box is None:
         return Mask(chosen, scan.grid, name="blob candidates")
@@ -208,11 +209,6 @@ def _check(scan: Scan, organ: Mask) -> None:
         raise GeometryError(f"organ and scan lie on different grids ({organ.grid} and {scan.grid}): resample the organ")
 
 
-def _bounding_box(mask: Bools) -> tuple[slice, ...] | None:
-    found = ndimage.find_objects(mask.astype(np.int8))
-    return found[0] if found else None
-
-
 def _signed(score: Floats, side: Side) -> Floats:
     if side not in ("both", "bright", "dark"):
         raise InputError(f"unknown side '{side}': choose both, bright or dark")
@@ -243,7 +239,7 @@ def _contrast(scan: Scan, organ: Mask, smoothing: float, margin: float) -> tuple
     _check(scan, organ)
     score = np.zeros(scan.array.shape)
     core = np.zeros(scan.array.shape, dtype=bool)
-    box = _bounding_box(organ.array)
+    box = bounding_box(organ.array)
     if box is None:
         return score, core
     spacing = scan.grid.spacing

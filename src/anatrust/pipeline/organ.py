@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from anatrust.anatomy.plausibility import check_anatomy
+from anatrust.image.region import label_boxes
 from anatrust.image.volumes import LabelMap
 from anatrust.pipeline.finding import Finding
 
@@ -86,8 +87,7 @@ def check_structures(labels: LabelMap) -> tuple[StructureCheck, ...]:
     >>> check.name, check.components, check.failed
     ('liver', 1, ('holes of 4.2 %',))
     """
-    boxes = ndimage.find_objects(labels.array.astype(np.int32, copy=False))
-    return tuple(_check(labels, number, boxes[number - 1]) for number in labels.labels())
+    return tuple(_check(labels, number, box) for number, box in label_boxes(labels.array).items())
 
 
 def anatomy_findings(

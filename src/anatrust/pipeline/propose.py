@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.errors import InputError
-from anatrust.image.region import Region
+from anatrust.image.region import Region, bounding_box
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.models.asking import ask, check_readable
 from anatrust.models.planner import MAX_PAD, AnatomyPlan
@@ -185,7 +185,8 @@ def propose(
         return ask(segmenter, scan, region, prompt, words=words, views=views, fusion=settings.fusion)
 
     def answers() -> Iterator[tuple[Region, npt.NDArray[np.float32]]]:
-        for number, region in enumerate(regions):
+        # The largest first: it is pasted as it is, and only the smaller ones are compared with what is there.
+        for number, region in enumerate(reversed(regions)):
             yield region, answer(number, region)
         if settings.include_full:
             whole = Region.whole(scan.grid.shape)
@@ -266,28 +267,30 @@ def _keep_best(mask: npt.NDArray[np.bool_], chances: npt.NDArray[np.float32], sc
     """Drop all but the best components from a mask, in place; returns how many there were."""
     import cc3d
 
-    flat = np.flatnonzero(mask)
-    if flat.size == 0:
+    box = bounding_box(mask)
+    if box is None:
         return 0
+    # Views: what is dropped in the box is dropped in the mask.
+    mask, chances = mask[box], chances[box]
     # Never boolean: cc3d 4.1.1 labels 8-connected boolean images wrongly.
-    numbered = cc3d.connected_components(mask.view(np.uint8), connectivity=8 if mask.ndim == 2 else 26)
-    component = numbered.reshape(-1)[flat]
+    crop = np.ascontiguousarray(mask).view(np.uint8)
+    numbered = cc3d.connected_components(crop, connectivity=8 if mask.ndim == 2 else 26)
+    index = np.nonzero(crop)
+    component = numbered[index]
     del numbered
     sizes = np.bincount(component)
     count = len(sizes) - 1
     if count <= most:
         return count
-    means = np.bincount(component, weights=chances.reshape(-1)[flat]) / np.maximum(sizes, 1)
+    means = np.bincount(component, weights=chances[index]) / np.maximum(sizes, 1)
     score = means * (sizes * scan.grid.voxel_volume) ** (1 / 2 if mask.ndim == 2 else 1 / 3)
     score[0] = -1
     # Equal scores go by place in the patient, so that the file's axes do not decide.
-    centres, left = [], flat
-    for length in mask.shape[::-1]:
-        left, index = np.divmod(left, length)
-        centres.append(np.bincount(component, weights=index) / np.maximum(sizes, 1))
-    world = np.round(scan.grid.to_world(np.stack(centres[::-1], axis=1)), 3)
+    places = zip(index, box, strict=True)
+    centres = [np.bincount(component, weights=p) / np.maximum(sizes, 1) + edge.start for p, edge in places]
+    world = np.round(scan.grid.to_world(np.stack(centres, axis=1)), 3)
     order = np.lexsort((*world.T, -np.round(score, 6)))
     keep = np.zeros(len(sizes), dtype=bool)
     keep[order[:most]] = True
-    mask.reshape(-1)[flat] = keep[component]
+    mask[index] = keep[component]
     return count

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.orientation import canonical
+from anatrust.image.region import bounding_box
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.rejection.candidate import Candidate
 
@@ -147,11 +148,11 @@ def find_components(
     """
     connectivity = _check_connectivity(connectivity, grid.ndim)
     names = names or {}
-    values = np.ascontiguousarray(values)
-    flat = np.flatnonzero(values)
-    if flat.size == 0:
+    box = bounding_box(values)
+    if box is None:
         return _empty(grid)
-    component, index = _components_of(values, flat, connectivity)
+    component, index = _components_of(values, box, connectivity)
+    flat = np.ravel_multi_index(tuple(index), values.shape)
     count = int(component.max()) + 1
 
     sizes = np.bincount(component, minlength=count)
@@ -179,7 +180,7 @@ def find_components(
     found = []
     for number, k in enumerate(order, start=1):
         rows = slice(edges[k], edges[k + 1])
-        label = int(values.reshape(-1)[flat[rows.start]])
+        label = int(values[tuple(index[:, rows.start])])
         known = grid.spacing_known
         place = np.round(world[k], 6)
         centre_stored, box_stored = _on_stored_grid(centres[k], low[k], high[k], stored)
@@ -205,20 +206,19 @@ def find_components(
 
 
 def _components_of(
-    values: npt.NDArray[Any], flat: npt.NDArray[np.int64], connectivity: int
+    values: npt.NDArray[Any], box: tuple[slice, ...], connectivity: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Component (from 0) and ``(ndim, n)`` index of each foreground voxel."""
+    """Component (from 0) and ``(ndim, n)`` index of each foreground voxel, all of which lie in the box."""
     import cc3d
 
-    index = np.array(np.unravel_index(flat, values.shape))
-    low, high = index.min(axis=1), index.max(axis=1) + 1
     # A copy, because cc3d refuses arrays it could not write to; never boolean, because cc3d 4.1.1 then
     # labels 8-connected images wrongly.
     kind = np.uint8 if values.dtype == np.bool_ else values.dtype
-    crop = np.array(values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], dtype=kind, order="C")
+    crop = np.array(values[box], dtype=kind, order="C")
     numbered = cc3d.connected_components(crop, connectivity=connectivity)
-    component = numbered[tuple(index - low[:, None])].astype(np.int64) - 1
-    return component, index
+    index = np.array(np.nonzero(crop), dtype=np.int64)
+    component = numbered[tuple(index)].astype(np.int64) - 1
+    return component, index + np.array([edge.start for edge in box])[:, None]
 
 
 def _on_stored_grid(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anatrust.image.region import bounding_box
 from anatrust.rejection.candidate import Candidate
 from anatrust.rejection.settings import GateSettings
 
@@ -95,7 +96,8 @@ def _ks(positive: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.floating[
     if m == 0 or n == 0:
         return 0.0, 1.0
     # Outside the regions everything is 0 and falls into the first bin.
-    busy = probabilities[probabilities != 0]
+    box = bounding_box(probabilities) or (slice(0, 0),) * probabilities.ndim
+    busy = probabilities[box]
     everything = np.histogram(busy, bins=_BINS, range=(0, 1))[0]
     everything[0] += probabilities.size - busy.size
     inside = np.histogram(probabilities[positive], bins=_BINS, range=(0, 1))[0]

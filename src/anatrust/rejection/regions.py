@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import ceil
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
-from anatrust.image.region import Region
+from anatrust.image.region import Region, bounding_box
 
 __all__ = ["AnchorBox", "anchor_box", "bounding_region", "fuse_regions", "search_regions"]
 
@@ -105,14 +106,8 @@ def bounding_region(mask: npt.NDArray[np.bool_]) -> Region:
     >>> bounding_region(np.array([[False, True], [False, True]]))
     Region(start=(0, 1), stop=(2, 2))
     """
-    if not mask.any():
-        return Region.whole(mask.shape)
-    spans = []
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        seen = np.flatnonzero(mask.any(axis=others))
-        spans.append((int(seen[0]), int(seen[-1]) + 1))
-    return Region(tuple(s for s, _ in spans), tuple(e for _, e in spans))
+    box = bounding_box(mask)
+    return Region.whole(mask.shape) if box is None else Region.of(box)
 
 
 def _border_voxels(anchor: npt.NDArray[np.bool_]) -> int:
@@ -242,16 +237,20 @@ def fuse_regions(
     out = np.zeros(tuple(shape), dtype=np.float32)
     covered = np.zeros(tuple(shape), dtype=np.uint16) if fusion == "mean" else None
     whole = [] if full is None else [(Region.whole(shape), full)]
-    for region, values in (*whole, *parts):
+    for number, (region, values) in enumerate(chain(whole, parts)):
         if values.shape != region.shape or not Region.whole(shape).covers(region):
             raise GeometryError(
                 f"probabilities of shape {values.shape} do not fit the region from {region.start} to {region.stop}"
             )
         place = out[region.slices]
-        if covered is None:
+        if number == 0:
+            # Nothing is there yet: the frame's untouched memory need not be read.
+            place[...] = values
+        elif fusion == "max":
             np.maximum(place, values, out=place, casting="same_kind")
         else:
             place += values.astype(np.float32, copy=False)
+        if covered is not None:
             covered[region.slices] += 1
     if covered is not None:
         out /= np.maximum(covered, 1)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from anatrust.anatomy.organs import find_label, is_lesion_name
 from anatrust.image.grid import Grid
+from anatrust.image.region import bounding_box
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.rejection.body import body_mask
 from anatrust.rejection.candidates import Components
@@ -128,14 +129,6 @@ def _claims(box: tuple[slice, ...], components: Components, gap: float) -> npt.N
     return counts
 
 
-def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
-
-
 def _hull(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
     return tuple(slice(min(e.start for e in edges), max(e.stop for e in edges)) for edges in zip(*boxes, strict=True))
 
@@ -147,19 +140,25 @@ def _usable_labels(anatomy: LabelMap, settings: TissueSettings) -> tuple[int, ..
     return tuple(n for n in anatomy.labels() if not is_lesion_name(anatomy.names.get(n, "")))
 
 
-def _organ_of(position: int, components: Components, organs: npt.NDArray[np.integer], settings: TissueSettings) -> int:
+def _organ_of(
+    position: int,
+    components: Components,
+    organs: npt.NDArray[np.integer],
+    labels: tuple[int, ...],
+    settings: TissueSettings,
+) -> int:
     """Label of the organ a candidate lies in (largest share of it dilated), else of the nearest; 0 if none is near."""
     from scipy import ndimage
 
     grid = components.grid
     near = _grown(components.boxes[position], settings.gap, grid)
     wide = ndimage.binary_dilation(components.within(position, near), ball(settings.gap, grid.spacing))
-    counts = np.bincount(organs[near][wide])
-    counts[0] = 0
+    counts = np.bincount(organs[near][wide], minlength=max(labels, default=0) + 1)
+    counts[np.isin(np.arange(len(counts)), labels, invert=True)] = 0
     if counts.any():
         return int(counts.argmax())
     box = _grown(components.boxes[position], settings.nearest, grid)
-    away = np.where(organs[box] > 0, _distance(components.within(position, box), grid.spacing), np.inf)
+    away = np.where(np.isin(organs[box], labels), _distance(components.within(position, box), grid.spacing), np.inf)
     closest = float(away.min())
     if closest > settings.nearest:
         return 0
@@ -232,12 +231,12 @@ def find_tissues(
     organs: npt.NDArray[np.integer] | None = None
     if anatomy is not None:
         labels = _usable_labels(anatomy, settings)
-        organs = np.where(np.isin(anatomy.array, labels), anatomy.array, 0)
+        organs = anatomy.array
         if settings.names:
             groups = {-1: list(positions)} if len(positions) else {}
         else:
             for position in positions:
-                groups.setdefault(_organ_of(position, components, organs, settings), []).append(position)
+                groups.setdefault(_organ_of(position, components, organs, labels, settings), []).append(position)
     elif len(positions):
         groups = {0: list(positions)}
     tissues = []
@@ -247,7 +246,7 @@ def find_tissues(
         else:
             assert anatomy is not None
             assert organs is not None
-            mask = organs > 0 if label == -1 else organs == label
+            mask = np.isin(organs, labels) if label == -1 else organs == label
             used = settings.names if label == -1 else (label,)
             name = " + ".join(str(anatomy.names.get(n, n) if isinstance(n, int) else n) for n in used)
             tissues.append(_organ(name, mask, tuple(groups[label]), components, settings))
@@ -264,7 +263,9 @@ def _organ(
     from scipy import ndimage
 
     grid = components.grid
-    box = _grown(_hull([_bounding_box(mask), *(components.boxes[p] for p in members)]), settings.gap, grid)
+    whole = bounding_box(mask)
+    assert whole is not None  # a candidate lies in it or near it
+    box = _grown(_hull([whole, *(components.boxes[p] for p in members)]), settings.gap, grid)
     # Beyond the image's edge the organ goes on (border_value): the edge is no rim.
     inside = mask[box]
     for position in members:

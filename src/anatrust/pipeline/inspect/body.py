@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,36 @@ from scipy import ndimage
 
 from anatrust.image.volumes import Scan
 
-__all__ = ["border_values", "find_body"]
+__all__ = ["Body", "border_values", "find_body"]
 
 # Large scans are thinned to about this many voxels: the gate looks at the whole, not at edges.
 _VOXELS = 2_000_000
 _AIR_HU = -500.0
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """The patient, known on every n-th voxel of a scan: a block of voxels shares the answer.
+
+    Parameters
+    ----------
+    inside
+        Boolean, the scan thinned by ``steps``.
+    steps
+        Voxels of the scan a voxel of ``inside`` stands for, along each axis.
+    """
+
+    inside: npt.NDArray[np.bool_]
+    steps: tuple[int, ...]
+
+    def thinned(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The voxels of the scan (or what else has its shape) that ``inside`` is about; a view."""
+        return array[tuple(slice(None, None, step) for step in self.steps)]
+
+    def within(self, box: Sequence[slice]) -> npt.NDArray[np.bool_]:
+        """The body in a box of the scan, voxel by voxel; cost: the box."""
+        places = [np.arange(edge.start, edge.stop) // step for edge, step in zip(box, self.steps, strict=True)]
+        return np.asarray(self.inside[np.ix_(*places)])
 
 
 def border_values(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -26,7 +53,7 @@ def border_values(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.concatenate([part.ravel() for axis in (0, 1) for part in (array.take(0, axis), array.take(-1, axis))])
 
 
-def find_body(scan: Scan) -> npt.NDArray[np.bool_] | None:
+def find_body(scan: Scan) -> Body | None:
     """Voxels of the patient, or None if no air surrounds them in this image.
 
     CT in HU: everything above −500 HU. Otherwise: brighter than a tenth of the 90th
@@ -36,13 +63,13 @@ def find_body(scan: Scan) -> npt.NDArray[np.bool_] | None:
 
     Returns
     -------
-    Boolean array of the scan's shape, or None. Cost: a few passes over at most two million
-    voxels, enlarged again by repetition.
+    Body, or None. Cost: a few passes over at most two million voxels.
     """
     if scan.modality in ("photo", "US"):
         return None
     step = max(1, int(np.ceil((scan.array.size / _VOXELS) ** (1 / scan.array.ndim))))
-    thin = scan.array[tuple(slice(None, None, step if n >= 64 else 1) for n in scan.array.shape)].astype(np.float32)
+    steps = tuple(step if n >= 64 else 1 for n in scan.array.shape)
+    thin = scan.array[tuple(slice(None, None, n) for n in steps)].astype(np.float32)
     if scan.modality == "CT" and thin.min() < _AIR_HU:
         threshold = _AIR_HU
     else:
@@ -55,12 +82,7 @@ def find_body(scan: Scan) -> npt.NDArray[np.bool_] | None:
     bright = _filled(_largest(bright))
     if bright.mean() < 0.01:
         return None
-    # Every thinned voxel stands for a block again; all axes at once, in one copy.
-    blocks = [1 if n == length else step for n, length in zip(bright.shape, scan.array.shape, strict=True)]
-    spread = bright.reshape([v for n in bright.shape for v in (n, 1)])
-    whole = np.broadcast_to(spread, [v for n, b in zip(bright.shape, blocks, strict=True) for v in (n, b)])
-    whole = whole.reshape([n * b for n, b in zip(bright.shape, blocks, strict=True)])
-    return np.asarray(whole[tuple(slice(0, length) for length in scan.array.shape)])
+    return Body(bright, steps)
 
 
 def _largest(bright: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

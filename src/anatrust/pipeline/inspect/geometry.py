@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from anatrust.image.volumes import Scan
 from anatrust.pipeline.finding import Finding
+from anatrust.pipeline.inspect.body import Body
 from anatrust.pipeline.inspect.intensity import looks_like_hounsfield
 
 __all__ = ["inspect_geometry"]
@@ -17,7 +17,7 @@ _ANISOTROPY = 10.0
 _BONE_HU = 250.0
 
 
-def inspect_geometry(scan: Scan, body: npt.NDArray[np.bool_] | None) -> list[Finding]:
+def inspect_geometry(scan: Scan, body: Body | None) -> list[Finding]:
     """Findings about the grid of a scan brought to canonical (closest RAS) orientation.
 
     ``body`` is :func:`find_body` of the scan.
@@ -133,29 +133,33 @@ def _name(scan: Scan) -> str:
     return "scan" if scan.modality == "unknown" else scan.modality
 
 
-def _front_and_back(scan: Scan, body: npt.NDArray[np.bool_] | None) -> list[Finding]:
+def _front_and_back(scan: Scan, body: Body | None) -> list[Finding]:
     """In a CT of the trunk the spine lies at the back; bone at the front proves a wrong header.
 
     Only the trunk proves it: the bone must be a minor part of the body (not a head), the body
     wider than deep, and the bone of the middle third must lie clearly on one side.
     """
-    if body is None or scan.modality != "CT" or scan.grid.ndim == 2 or not looks_like_hounsfield(scan.array):
+    if body is None or scan.modality != "CT" or scan.grid.ndim == 2:
         return []
-    bone = (scan.array > _BONE_HU) & body
-    share = np.count_nonzero(bone) / np.count_nonzero(body)
+    inside, thin = body.inside, body.thinned(scan.array)
+    if not looks_like_hounsfield(thin):
+        return []
+    bone = (thin > _BONE_HU) & inside
+    share = np.count_nonzero(bone) / np.count_nonzero(inside)
     if not 0.003 < share < 0.15:
         return []
-    left, front = (np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis))) for axis in (0, 1))
-    wide = (left[-1] - left[0]) * scan.grid.spacing[0]
-    deep = (front[-1] - front[0]) * scan.grid.spacing[1]
+    spacing = [edge * step for edge, step in zip(scan.grid.spacing, body.steps, strict=True)]
+    left, front = (np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in (0, 1))
+    wide = (left[-1] - left[0]) * spacing[0]
+    deep = (front[-1] - front[0]) * spacing[1]
     if deep < 80 or wide < 1.15 * deep:
         return []
     third = (left[-1] - left[0]) // 3
     column = bone[left[0] + third : left[-1] - third].sum(axis=(0, 2), dtype=np.float64)
-    if column.sum() < 50:
+    if column.sum() * np.prod(body.steps) < 50:
         return []
     # Smoothed over 2 cm, so that the spine outweighs contrast in vessels and bowel.
-    column = ndimage.uniform_filter1d(column, max(1, int(20 / scan.grid.spacing[1])), mode="constant")
+    column = ndimage.uniform_filter1d(column, max(1, int(20 / spacing[1])), mode="constant")
     centre = float((np.arange(column.size) * column).sum() / column.sum())
     place = (centre - front[0]) / (front[-1] - front[0])
     if place < 0.62:

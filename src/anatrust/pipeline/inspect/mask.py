@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from anatrust.image.region import bounding_box
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.pipeline.finding import Finding
+from anatrust.pipeline.inspect.body import Body
 
 __all__ = ["inspect_mask"]
 
@@ -16,9 +18,7 @@ _MANY_LABELS = 20
 _BODY_MARGIN_MM = 5.0
 
 
-def inspect_mask(
-    scan: Scan, labels: LabelMap, body: npt.NDArray[np.bool_] | None, kind: str = "lesion"
-) -> list[Finding]:
+def inspect_mask(scan: Scan, labels: LabelMap, body: Body | None, kind: str = "lesion") -> list[Finding]:
     """Findings about a mask on its scan's grid, both in canonical orientation.
 
     ``body`` is :func:`find_body` of the scan; without it no place is outside.
@@ -45,8 +45,10 @@ def inspect_mask(
                 "Check that the mask is not inverted and was thresholded.",
             )
         ]
+    box = bounding_box(inside)
+    assert box is not None  # it is not empty
     found = _sizes(scan, labels, inside, kind)
-    return found + _outside(scan, inside, body) + _border(inside, kind) + _number(labels, inside, kind)
+    return found + _outside(scan, inside, box, body) + _border(inside, box, kind) + _number(labels, inside[box], kind)
 
 
 def _sizes(scan: Scan, labels: LabelMap, inside: npt.NDArray[np.bool_], kind: str) -> list[Finding]:
@@ -61,8 +63,7 @@ def _sizes(scan: Scan, labels: LabelMap, inside: npt.NDArray[np.bool_], kind: st
                 "Check that it is not inverted; say --kind organ if it shows an organ.",
             )
         )
-    numbers = labels.labels()
-    if kind == "lesion" and len(numbers) >= _MANY_LABELS and not labels.names:
+    if kind == "lesion" and not labels.names and len(numbers := labels.labels()) >= _MANY_LABELS:
         found.append(
             Finding(
                 "warning",
@@ -86,16 +87,17 @@ def _sizes(scan: Scan, labels: LabelMap, inside: npt.NDArray[np.bool_], kind: st
     return found
 
 
-def _outside(scan: Scan, inside: npt.NDArray[np.bool_], body: npt.NDArray[np.bool_] | None) -> list[Finding]:
+def _outside(scan: Scan, inside: npt.NDArray[np.bool_], box: tuple[slice, ...], body: Body | None) -> list[Finding]:
     if body is None:
         return []
     margin = _BODY_MARGIN_MM if scan.grid.spacing_known else 2.0
     steps = [max(1, round(margin / s)) for s in scan.grid.spacing]
-    around = _box(inside, steps)
+    sides = zip(box, steps, inside.shape, strict=True)
+    around = tuple(slice(max(0, edge.start - wide), min(n, edge.stop + wide)) for edge, wide, n in sides)
     # A box is wide enough for a tolerance, and separable.
-    near: npt.NDArray[np.bool_] = ndimage.maximum_filter(body[around], size=[2 * s + 1 for s in steps])
+    near: npt.NDArray[np.bool_] = ndimage.maximum_filter(body.within(around), size=[2 * s + 1 for s in steps])
     outside = int(np.count_nonzero(inside[around] & ~near))
-    share = outside / int(np.count_nonzero(inside))
+    share = outside / int(np.count_nonzero(inside[box]))
     if share < 0.05:
         return []
     return [
@@ -108,21 +110,13 @@ def _outside(scan: Scan, inside: npt.NDArray[np.bool_], body: npt.NDArray[np.boo
     ]
 
 
-def _box(inside: npt.NDArray[np.bool_], margin: list[int]) -> tuple[slice, ...]:
-    """The smallest box around the mask, grown by a margin on every side."""
-    box = []
-    for axis, wide in enumerate(margin):
-        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(inside.ndim) if a != axis)))
-        box.append(slice(max(0, int(hit[0]) - wide), int(hit[-1]) + wide + 1))
-    return tuple(box)
-
-
-def _border(inside: npt.NDArray[np.bool_], kind: str) -> list[Finding]:
+def _border(inside: npt.NDArray[np.bool_], box: tuple[slice, ...], kind: str) -> list[Finding]:
+    edges = zip(box, inside.shape, strict=True)
+    if not any(n >= 3 and (edge.start == 0 or edge.stop == n) for edge, n in edges):
+        return []
     inner = tuple(slice(1, -1) if length >= 3 else slice(None) for length in inside.shape)
     count = int(np.count_nonzero(inside))
     touching = count - int(np.count_nonzero(inside[inner]))
-    if touching == 0:
-        return []
     share = touching / count
     return [
         Finding(
@@ -137,7 +131,7 @@ def _border(inside: npt.NDArray[np.bool_], kind: str) -> list[Finding]:
 
 def _number(labels: LabelMap, inside: npt.NDArray[np.bool_], kind: str) -> list[Finding]:
     structure = np.ones((3,) * inside.ndim, dtype=bool)
-    _, count = ndimage.label(inside[_box(inside, [0] * inside.ndim)], structure=structure)
+    _, count = ndimage.label(inside, structure=structure)
     if kind == "lesion" and count > _MANY_COMPONENTS:
         return [
             Finding(
