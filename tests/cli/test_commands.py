@@ -19,6 +19,7 @@ from PIL import Image
 
 import anatrust
 from anatrust.cli.main import run
+from anatrust.cli.show_verdict import plain_number
 
 SHAPE = (40, 36, 20)
 AFFINE = np.array([[2.0, 0, 0, -40], [0, 2.0, 0, -30], [0, 0, 3.0, 10], [0, 0, 0, 1]])
@@ -78,6 +79,25 @@ def test_assess_prints_for_people_and_writes_for_machines(
     assert str(tmp_path / "out" / "report.html") in said.out
     assert said.err == ""
     assert json.loads((tmp_path / "out" / "verdict.json").read_text())["decision"] == "review"
+
+
+def test_candidates_without_a_p_value_are_printed_with_the_reason(
+    scan: Path, mask: Path, organ: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = ["assess", "-i", str(scan), "-m", str(mask), "--anatomy", str(organ)]
+    array = np.asarray(nibabel.load(mask).dataobj)
+    array[5, 5, 5] = 1
+    save(mask, array)
+    assert run([*judge, "-o", str(tmp_path / "out")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    [speck] = [c for c in json.loads((tmp_path / "out" / "verdict.json").read_text())["candidates"] if c["voxels"] == 1]
+    assert speck["p_value"] is None
+    assert f" {speck['number']}: {speck['reason']}" in printed
+
+
+def test_numbers_are_printed_without_exponents() -> None:
+    assert [plain_number(v, 2) for v in (365.3, 2.34, 0.056, 1480.0, 12.0)] == ["370", "2.3", "0.056", "1500", "12"]
+    assert plain_number(1479.6, 3) == "1480"
 
 
 def test_json_is_alone_on_stdout(judge: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -427,6 +427,15 @@ def test_two_tissues(flat):
     assert {c.tissue for c in result.candidates} == {"liver", "spleen"}
 
 
+def test_where_there_is_only_the_body_the_verdict_says_what_helps(flat):
+    for null, words in (("surrogate-max", "Organs (--anatomy)"), ("placement", "an organ (--anatomy) makes it exact")):
+        settings = RejectionSettings(null=null, n_surrogates=19, placement_beside=False)
+        around = reject(flat.scan, flat.labels, settings=settings).notes
+        assert words in around[-1]
+        organ = reject(flat.scan, flat.labels, anatomy=flat.anatomy, settings=settings).notes
+        assert not any("--anatomy" in note for note in organ)
+
+
 def test_images_on_other_grids_are_refused(flat):
     other = Grid(flat.scan.grid.shape, np.eye(4))
     with pytest.raises(GeometryError, match="mask and the scan lie on different grids"):

@@ -230,8 +230,24 @@ def test_where_few_patches_leave_it_open_the_test_abstains() -> None:
         reasons.append(str(result.abstained))
     # Nothing, then what depends on the correlation, then what is found whatever it is.
     assert p[0] > 0.1
-    assert any("independent patches: p is 0.025 to" in reason for reason in reasons)
+    assert any("on which depends whether p is 0.025 or" in reason for reason in reasons)
     assert p[-1] == 1 / 40
+
+
+def test_where_even_a_glaring_lesion_would_not_be_found_the_test_abstains() -> None:
+    tissue = organ((94, 94), 45)
+    image = texture_field(tissue.shape, 60.0, np.random.default_rng(3))
+    large = ball(tissue.shape, (46, 60), 16)
+    darker = image[large].mean() < np.median(image[tissue])
+    for direction in ("both", "brighter", "darker"):
+        [result] = surrogate_max_test(image, tissue, [large], n_surrogates=39, direction=direction, seed=0)
+        assert result.p_value > 0.1
+        # Of a candidate on the side that is not looked at, no power is needed to say so.
+        looked_at = direction == "both" or (direction == "darker") == darker
+        assert ("to find even a difference of 4 standard deviations" in str(result.abstained)) == looked_at
+    # With many patches the same candidate would have been found, so that it was not says something.
+    fine = texture_field(tissue.shape, 2.0, np.random.default_rng(3))
+    assert surrogate_max_test(fine, tissue, [large], n_surrogates=39, seed=0)[0].abstained is None
 
 
 @pytest.mark.parametrize("kind", ["gaussian 15", "exponential 12"])

@@ -73,6 +73,13 @@ def _candidates(verdict: Verdict) -> list[str]:
     lines = columns(["#", "decision", "label", "size", "contrast", "p", "q", "compared with"], rows)
     if len(verdict.candidates) > _MOST_ROWS:
         lines.append(f"... and {len(verdict.candidates) - _MOST_ROWS} more in candidates.csv")
+    # Those without a p-value: the table does not say why; the reason of an only one stands above already.
+    why: dict[str, list[str]] = {}
+    for c in verdict.candidates[:_MOST_ROWS]:
+        if c.p_value is None and c.reason and not any(c.reason in said for said in verdict.reasons):
+            why.setdefault(c.reason, []).append(str(c.number))
+    for reason, numbers in why.items():
+        lines += _item(f"{', '.join(numbers)}: {reason}")
     return lines
 
 
@@ -81,7 +88,12 @@ def _size(candidate: Candidate) -> str:
         return f"{candidate.voxels} px"
     if len(candidate.bounding_box) == 2:
         return f"{candidate.diameter:.0f} mm, {candidate.volume:.0f} mm2"
-    return f"{candidate.diameter:.0f} mm, {candidate.volume / 1000:.2g} ml"
+    return f"{candidate.diameter:.0f} mm, {plain_number(candidate.volume / 1000, 2)} ml"
+
+
+def plain_number(value: float, digits: int) -> str:
+    """A number with so many significant figures and no exponent."""
+    return f"{float(f'{value:.{digits}g}'):.10g}"
 
 
 def _p(value: float | None) -> str:
@@ -104,7 +116,7 @@ def _sets(verdict: Verdict) -> list[str]:
 def _volume(voxels: int, volume: float | None, flat: bool) -> str:
     if volume is None:
         return f"{voxels} px"
-    return f"{volume:.0f} mm2" if flat else f"{volume / 1000:.3g} ml"
+    return f"{volume:.0f} mm2" if flat else f"{plain_number(volume / 1000, 3)} ml"
 
 
 def _structures(verdict: Verdict) -> list[str]:

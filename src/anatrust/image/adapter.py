@@ -185,9 +185,11 @@ def choose_one(array: npt.NDArray[Any], request: Request, where: str) -> npt.NDA
         return array
     count = array.shape[-1]
     if request.series is None:
-        raise FormatError(f"{where}: holds {count} volumes (shape {array.shape}): choose one with series=1..{count}")
+        raise FormatError(
+            f"{where}: holds {count} volumes (shape {array.shape}): choose one with series=1..{count} (--series)"
+        )
     if not isinstance(request.series, int) or not 1 <= request.series <= count:
-        raise InputError(f"{where}: there is no volume {request.series!r}: choose series=1..{count}")
+        raise InputError(f"{where}: there is no volume {request.series!r}: choose series=1..{count} (--series)")
     return array[..., request.series - 1]
 
 

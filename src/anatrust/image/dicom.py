@@ -237,7 +237,7 @@ def _chosen(found: list[_Series], request: Request, where: str) -> _Series:
     listing = "; ".join(f"{number} = {series.words()}" for number, series in enumerate(found[:20], 1))
     listing += f"; and {len(found) - 20} more" if len(found) > 20 else ""
     if request.series is None:
-        raise InputError(f"{where}: holds {len(found)} series, choose one with series=: {listing}")
+        raise InputError(f"{where}: holds {len(found)} series, choose one with series= (--series): {listing}")
     match: Callable[[int, _Series], bool] = lambda number, series: (  # noqa: E731
         request.series in (number, str(number)) or request.series == str(series.header.get("SeriesInstanceUID", ""))
     )

@@ -102,9 +102,9 @@ def _choose_page(image: Any, request: Request, where: str) -> None:
     if pages == 1 and request.series is None:
         return
     if request.series is None:
-        raise FormatError(f"{where}: holds {pages} pages: choose one with series=1..{pages}")
+        raise FormatError(f"{where}: holds {pages} pages: choose one with series=1..{pages} (--series)")
     if not isinstance(request.series, int) or not 1 <= request.series <= pages:
-        raise InputError(f"{where}: there is no page {request.series!r}: choose series=1..{pages}")
+        raise InputError(f"{where}: there is no page {request.series!r}: choose series=1..{pages} (--series)")
     image.seek(request.series - 1)
 
 

@@ -46,7 +46,8 @@ def decide(
     if rejected:
         reasons.append(f"{_count(rejected, candidates)} rejected: not shown to differ from normal tissue")
     if open_ones:
-        reasons.append(f"{_count(open_ones, candidates)} undecidable: the reason stands in the candidate's row")
+        given = "the reason given with it" if len(open_ones) == 1 else "the reasons given with them"
+        reasons.append(f"{_count(open_ones, candidates)} undecidable, for {given}")
     reasons += _others(findings, structures, sets, screening)
     if not candidates and not structures:
         reasons.append("nothing was tested: the mask holds no candidate and no structure")

@@ -117,7 +117,6 @@ def reject(
     correction = resolved_correction(null, settings)
     evidence, families = _gather(case, null, cohort_null, seed)
     tested = tuple(k for k in case.tested if evidence[k].p is not None)
-    notes = case.notes
 
     def keep(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Gates after the test: those of the chosen that pass them."""
@@ -168,7 +167,7 @@ def reject(
         rejected=_mask_of(case, judged, "rejected", labels),
         undecidable=_mask_of(case, judged, "undecidable", labels),
         statements=said,
-        notes=notes,
+        notes=(*case.notes, *_about_tissue(case, null, decisions)),
         null=null if tested else "none",
         correction=correction if tested else "none",
         settings=settings,
@@ -301,6 +300,23 @@ def _decide(
         elif k not in decisions:
             decisions[k] = ("undecidable", str(evidence[k].unable))
     return decisions
+
+
+def _about_tissue(case: Case, null: Null, decisions: dict[int, tuple[Decision, str]]) -> tuple[str, ...]:
+    """What to know, and what helps, where the body around the candidates is all they were compared with."""
+    around = [k for tissue in case.tissues if tissue.around for k in tissue.members]
+    if null == "surrogate-max" and any(decisions[k][0] != "kept" for k in around):
+        return (
+            "The body around candidates is a few large structures, in which little short of glaring is found. Organs"
+            " (--anatomy) or a profile of lesion-free scans (--profile) allow more; so does --null placement, if the"
+            " mask was drawn without looking at this image.",
+        )
+    if null == "placement" and around:
+        return (
+            "The tissue was laid around the candidates, with them in its middle: for this null that is approximate;"
+            " an organ (--anatomy) makes it exact.",
+        )
+    return ()
 
 
 def _mask_of(case: Case, judged: tuple[Candidate, ...], decision: Decision, labels: LabelMap | Mask) -> Mask:

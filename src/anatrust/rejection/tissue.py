@@ -39,6 +39,8 @@ class Tissue:
         How many candidates, dilated by the gap, cover each voxel (uint16).
     members
         Positions (from 0) of the candidates compared with it.
+    around
+        Whether it is the body around its members, not an organ.
     """
 
     description: str
@@ -46,6 +48,7 @@ class Tissue:
     region: npt.NDArray[np.bool_]
     claims: npt.NDArray[np.uint16]
     members: tuple[int, ...]
+    around: bool = False
 
     @property
     def normal(self) -> npt.NDArray[np.bool_]:
@@ -300,4 +303,4 @@ def _around(
     least, most = min(reaches), max(reaches)
     reach = f"{most:.3g}" if f"{least:.3g}" == f"{most:.3g}" else f"{least:.3g} to {most:.3g}"
     what = f"body within {reach} {grid.unit} of {around}{why}"
-    return Tissue(what, hull, region, _claims(hull, components, settings.gap), positions)
+    return Tissue(what, hull, region, _claims(hull, components, settings.gap), positions, around=True)

@@ -207,7 +207,7 @@ def surrogate_max_test(
         return [null.judged(chosen, scores[form.marginal]) for form, null in zip(forms, nulls, strict=True)]
 
     found = judged(tissue.fields, members)
-    patches = f"the tissue holds only about {lengths:.0f} independent patches"
+    patches = f"the tissue holds only about {lengths:.0f} independent patches, too few to"
     results = []
     for number, own in enumerate(members):
         if not own.combinations:
@@ -216,14 +216,16 @@ def surrogate_max_test(
         p, value = max((p, -value) for p, value in (values[number] for values in found))
         least = min(values[number][0] for values in found)
         if least <= _UNSURE < p:
-            reason = f"{patches}: p is {least:.2g} to {p:.2g}, depending on a correlation that cannot be known"
-            results.append(abstain(f"{reason} from so few"))
+            results.append(
+                abstain(f"{patches} know its correlation, on which depends whether p is {least:.2g} or {p:.2g}")
+            )
             continue
         if few and p > _UNSURE:
             glaring = _glaring(tissue, rest, tissue.candidates[number], sides)
             if glaring is not None and max(p for [(p, _)] in judged(glaring, [own])) > _UNSURE:
-                reason = f"{patches}: even a candidate that differs everywhere by {_GLARING:g} standard deviations"
-                results.append(abstain(f"{reason} would not be found here (p is {least:.2g} to {p:.2g})"))
+                found_how = f"find even a difference of {_GLARING:g} standard deviations all over this candidate"
+                measured = f"{p:.2g}" if f"{least:.2g}" == f"{p:.2g}" else f"{least:.2g} to {p:.2g}"
+                results.append(abstain(f"{patches} {found_how} (p is {measured})"))
                 continue
         results.append(
             TestResult(

@@ -136,7 +136,7 @@ def _samples(source: str, tissue: str, task: str, null: str, context: Context) -
             yield max(slices, key=lambda s: int(s.domain.sum()))
     else:
         kind, length = tissue.split()
-        for k in range(6 if few else 100 if holds else 30):
+        for k in range(6 if few else 80 if holds else 30):
             rng = np.random.default_rng([context.seed, k, len(kind), int(float(length))])
             yield texture_disc(rng, cast(TextureKind, kind), float(length))
 
