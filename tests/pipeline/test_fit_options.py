@@ -170,7 +170,7 @@ def test_sets_on_a_graph_of_the_segmenters_own_features(
     UNet(UNetConfig(3, ("background", "a", "b"), (4, 8))).save(tmp_path / "net")
     walk = ScoreRecipe("graph", {"laziness": 0.5, "steps": 2})
     monkeypatch.setattr(fit_sets_module, "candidate_recipes", lambda **_: (walk,))
-    choice = EncoderChoice("segmenter", str(tmp_path / "net"))
+    choice = EncoderChoice("segmenter", str(tmp_path / "net"), layer=1)
     profile = fit(table(folder, range(16)), encoder=choice, cache=tmp_path / "rows")
     assert len(list((tmp_path / "rows" / "features").iterdir())) == 16
     profile.save(tmp_path / "p.profile")
@@ -189,6 +189,39 @@ def test_sets_on_a_graph_of_the_segmenters_own_features(
     UNet(UNetConfig(3, ("background", "a", "b"), (4, 8))).save(tmp_path / "other")
     with pytest.raises(InputError, match="another version of the encoder segmenter"):
         assess(*sources, encoder_weights=str(tmp_path / "other"), **options)  # type: ignore[arg-type]
+
+
+def test_the_stage_of_the_segmenter_is_chosen_on_tuning_patients(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from anatrust.models.unet import UNet, UNetConfig
+
+    recipes = (ScoreRecipe("probability"), *(ScoreRecipe("graph", {"laziness": a, "steps": 2}) for a in (0.5, 0.8)))
+    monkeypatch.setattr(fit_sets_module, "candidate_recipes", lambda **_: recipes)
+    chosen = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        net = tmp_path / f"net {seed}"
+        UNet(UNetConfig(3, ("background", "a", "b"), (4, 8))).save(net)
+        worth = []
+        for stage in (0, 1):
+            fixed = fit_sets(
+                table(folder, range(16)), SetOptions(encoder=EncoderChoice("segmenter", str(net), layer=stage))
+            )
+            assert fixed.section is not None
+            worth.append(
+                [min(row["relative"] for row in t["rows"][1:]) for t in fixed.section.tunings if t is not None]
+            )
+        found = fit_sets(table(folder, range(16)), SetOptions(encoder=EncoderChoice("segmenter", str(net))))
+        assert found.section is not None
+        chosen.append(found.section.choice.layer)
+        assert chosen[-1] == np.argmin(np.mean(worth, axis=1))
+        assert f"sets: of the segmenter's stages, stage {chosen[-1]} makes the best graph" in found.notes
+        assert f"stage={chosen[-1]} " in found.section.encoder
+    untuned = fit_sets(table(folder, range(16)), SetOptions(encoder=EncoderChoice("segmenter", str(net)), tune=False))
+    assert untuned.section is not None
+    assert untuned.section.choice.layer == 1
 
 
 @pytest.mark.parametrize("slices", [0.0, 1.0])

@@ -58,6 +58,10 @@ def fit_command(
         str | None,
         typer.Option(metavar="WHERE", help="Its weights: NAME or NAME@REVISION in the local cache, or a folder."),
     ] = None,
+    encoder_layer: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Its hidden layer (the last), or the segmenter's stage (the best in tuning)."),
+    ] = None,
     resolution: Annotated[
         int, typer.Option(metavar="N", help="Pixels of a slice's longer edge as the encoder sees it.")
     ] = 448,
@@ -123,7 +127,7 @@ def fit_command(
 
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"cannot write the profile {out}: give a file in a folder that exists")
-    choice = EncoderChoice(encoder, encoder_weights or "", resolution)
+    choice = EncoderChoice(encoder, encoder_weights or "", resolution, encoder_layer)
     begin = time.perf_counter()
     table = Cohort.read(cohort)
     rows = out.with_name(out.name + ".rows")

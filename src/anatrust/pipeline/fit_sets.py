@@ -15,7 +15,7 @@ from anatrust.conformal.sets import SetCalibration
 from anatrust.conformal.tuning import Tuning, aimed_risk, choose_recipe
 from anatrust.image.atomic import replacing
 from anatrust.image.volumes import LabelMap
-from anatrust.models.encoders import CachedEncoder, EncoderChoice, PatchEncoder, make_encoder
+from anatrust.models.encoders import CachedEncoder, EncoderChoice, PatchEncoder, encoder_stages, make_encoder
 from anatrust.models.protocols import Encoder
 from anatrust.ood.screen import patient_key
 from anatrust.pipeline.bounds import BoundsSection, fit_bounds
@@ -53,7 +53,7 @@ class SetOptions:
     tune
         False calibrates the plain score.
     encoder
-        Whose features the graph joins.
+        Whose features the graph joins; a segmenter's stage is chosen on the tuning patients unless it names one.
     device
         Of the encoder; changes no promise.
     """
@@ -135,11 +135,11 @@ def fit_sets(
     labels = reader.structures(row for group in patients.values() for row in group[:1])
     if not labels:
         return FittedSets(None, (), ("sets: the truth of the first scan of every patient is empty",))
-    encoder = make_encoder(options.encoder, device=options.device)
-    if cache is not None and isinstance(encoder, PatchEncoder):
-        encoder = CachedEncoder(encoder, cache / "features")
     evidence, notes = _usable(screening, calibrating)
-    run = _Run(patients, reader, labels, encoder, options, cache, progress, evidence)
+    run = _Run(patients, reader, labels, _encoder(options, cache), options, cache, progress, evidence)
+    run = run.on_best_stage(learning[:_MOST_TUNING], len(calibrating))
+    if run.options != options and learning:
+        notes.append(f"sets: of the segmenter's stages, stage {run.options.encoder.layer} makes the best graph")
     if not learning and options.tune:
         notes.append(
             f"sets: {len(patients)} patients are too few to tune and calibrate, the plain score was calibrated"
@@ -177,8 +177,8 @@ def fit_sets(
         options.alpha,
         options.assurance,
         graded,
-        encoder.identity,
-        options.encoder,
+        run.encoder.identity,
+        run.options.encoder,
         groups,
         split,
         tuple(losses.curves(label) for label in labels),
@@ -186,6 +186,12 @@ def fit_sets(
     bounds, more = run.bound(learnt, run.unscreened(calibrating, records), thresholds, given_masks)
     keys = tuple(rows_key([row], []) for row in rows)
     return FittedSets(section, keys, (*notes, *more), bounds)
+
+
+def _encoder(options: SetOptions, cache: Path | None) -> Encoder:
+    """The encoder of the walk's graph; what one with weights says is kept."""
+    made = make_encoder(options.encoder, device=options.device)
+    return CachedEncoder(made, cache / "features") if cache is not None and isinstance(made, PatchEncoder) else made
 
 
 def _split(patients: Mapping[str, Any], options: SetOptions, seed: int) -> tuple[list[str], list[str]]:
@@ -232,9 +238,39 @@ class _Run:
             for label, name in self.labels.items()
         }
 
-    def _tuned(self, label: int, name: str, chosen: Sequence[str], calibration_patients: int) -> Tuning:
+    def on_best_stage(self, chosen: Sequence[str], calibration_patients: int) -> _Run:
+        """The same fit on the stage of the segmenter's encoder whose walks are best, where its stage was left open.
+
+        Best: the least ratio to the plain score of the best walk on its graph, on average over structures, on the
+        tuning patients. Without such patients the coarsest.
+        """
+        stages = encoder_stages(self.options.encoder)
+        if len(stages) == 1:
+            return self
+        runs = [
+            replace(self, options=options, encoder=_encoder(options, self.cache))
+            for options in (replace(self.options, encoder=stage) for stage in stages)
+        ]
+        if not chosen:
+            return runs[-1]
+        return min(runs, key=lambda run: run._worth_of_walks(chosen, calibration_patients))
+
+    def _worth_of_walks(self, chosen: Sequence[str], calibration_patients: int) -> float:
+        every = candidate_recipes(features=True, hard=self.reader.graded)
+        walks = [every[0], *(recipe for recipe in every if recipe.name == "graph")]
+        tunings = [self._tuned(*one, chosen, calibration_patients, walks) for one in self.labels.items()]
+        return float(np.mean([min((row.relative for row in t.rows[1:]), default=1.0) for t in tunings]))
+
+    def _tuned(
+        self,
+        label: int,
+        name: str,
+        chosen: Sequence[str],
+        calibration_patients: int,
+        recipes: Sequence[ScoreRecipe] = (),
+    ) -> Tuning:
         rows = [row for patient in chosen for row in self.patients[patient]]
-        recipes = candidate_recipes(features=True, hard=self.reader.graded)
+        recipes = recipes or candidate_recipes(features=True, hard=self.reader.graded)
         choices = ["tuning", label, self.options.alpha, calibration_patients, self.encoder.identity]
         choices += [recipe.label for recipe in recipes]
         file = None if self.cache is None else self.cache / f"{rows_key(rows, choices)}.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anatrust.models.encoders.choose import EncoderChoice, make_encoder
+from anatrust.models.encoders.choose import EncoderChoice, encoder_stages, make_encoder
 from anatrust.models.encoders.feature_cache import CachedEncoder
 from anatrust.models.encoders.patch_features import PatchEncoder, PatchFeatures
 from anatrust.models.encoders.preparation import GrayWindow
@@ -16,5 +16,6 @@ __all__ = [
     "PatchEncoder",
     "PatchFeatures",
     "SliceEncoder",
+    "encoder_stages",
     "make_encoder",
 ]

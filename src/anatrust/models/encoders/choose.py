@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,7 @@ from anatrust.errors import InputError, MissingExtraError
 from anatrust.models.descriptors import LocalDescriptors
 from anatrust.models.protocols import Encoder
 
-__all__ = ["ENCODERS", "EncoderChoice", "make_encoder"]
+__all__ = ["ENCODERS", "EncoderChoice", "encoder_stages", "make_encoder"]
 
 _ROOM = "anatrust.models.encoders"
 # Registry name: module and constant of its family, and the weights it is known by.
@@ -87,6 +87,21 @@ class EncoderChoice:
         return cls(
             str(plain["name"]), str(plain["weights"]), int(plain["resolution"]), None if layer is None else int(layer)
         )
+
+
+def encoder_stages(choice: EncoderChoice) -> tuple[EncoderChoice, ...]:
+    """One choice a stage, finest first, for a segmenter whose stage was left open; else the choice itself.
+
+    Examples
+    --------
+    >>> encoder_stages(EncoderChoice()) == (EncoderChoice(),)
+    True
+    """
+    if choice.name != "segmenter" or choice.layer is not None:
+        return (choice,)
+    from anatrust.models.unet import UNet
+
+    return tuple(replace(choice, layer=stage) for stage in range(len(UNet.load(Path(choice.weights)).stages)))
 
 
 def make_encoder(choice: EncoderChoice, *, device: str = "cpu") -> Encoder:
