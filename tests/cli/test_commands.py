@@ -474,6 +474,7 @@ def test_a_signal_leaves_nothing_half_written(scan: Path, mask: Path, tmp_path: 
     assert process.returncode == 130
     assert said.count("\n") == 1
     assert "interrupted" in said
+    assert "p.profile.rows: the same command goes on" in said
     assert not (tmp_path / "p.profile").exists()
     finished = list((tmp_path / "p.profile.rows").iterdir())
     assert [f.suffix for f in finished] == [".json"]

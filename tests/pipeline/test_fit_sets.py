@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,32 @@ def test_a_killed_fit_goes_on_and_ends_the_same(folder: Path, tmp_path: Path) ->
     assert whole is not None
     assert resumed is not None
     assert resumed.to_json() == whole.to_json()
+
+
+def test_a_killed_choice_of_the_score_measures_no_score_twice(folder: Path, tmp_path: Path) -> None:
+    cohort = table(folder, range(24))
+    stages: list[tuple[str, int, int]] = []
+
+    def stop(stage: str, done: int, total: int) -> None:
+        stages.append((stage, done, total))
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_sets(cohort, cache=tmp_path, progress=stop)
+    (file,) = tmp_path.iterdir()
+    kept = json.loads(file.read_text())
+    assert len(kept) == 3
+    assert stages[-1][0].startswith("tuning")
+    # What was kept is used: scores that look ten times as bad are not measured again.
+    plain, *others = kept
+    file.write_text(json.dumps({plain: kept[plain]} | {o: [[10 * v for v in row] for row in kept[o]] for o in others}))
+    resumed = fit_sets(cohort, cache=tmp_path).section
+    assert resumed is not None
+    assert resumed.tunings[0] is not None
+    rows = {row["label"]: row["relative"] for row in resumed.tunings[0]["rows"]}
+    assert all(rows[other] > 2 for other in others)
+    assert len(rows) > 20
 
 
 def test_scores_are_compared_where_the_structure_may_be(tmp_path: Path) -> None:

@@ -5,10 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["columns", "progress_bar"]
+from anatrust.errors import AnatrustError
+
+__all__ = ["StoppedError", "columns", "progress_bar", "resumable"]
 
 Progress = Callable[[str, int, int], None]
+
+
+class StoppedError(AnatrustError):
+    """Ctrl-C or SIGTERM in work that goes on from where it was when the command is given again."""
+
+
+@contextmanager
+def resumable(kept: Path) -> Iterator[None]:
+    """Say where an interrupted run's finished work is kept, and that it will be used."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        words = f"interrupted; what was finished is kept in {kept}: the same command goes on from there"
+        raise StoppedError(words) from None
 
 
 @contextmanager

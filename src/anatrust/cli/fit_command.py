@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anatrust.cli.console import progress_bar
+from anatrust.cli.console import progress_bar, resumable
 from anatrust.cli.options import (
     AnatomyNames,
     Direction,
@@ -137,7 +137,7 @@ def fit_command(
         if not quiet:
             typer.echo(f"anatrust: {line}", err=True)
 
-    with progress_bar(quiet or json) as progress:
+    with resumable(rows), progress_bar(quiet or json) as progress:
         profile = fit(
             table,
             segmenter=segmenter,

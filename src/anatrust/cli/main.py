@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import typer
 
 from anatrust.cli.app import app
+from anatrust.cli.console import StoppedError
 from anatrust.errors import AnatrustError, InputError
 
 __all__ = ["main", "run"]
@@ -55,6 +56,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"{_text(error).rstrip('.')}; see {path} --help", BAD_INPUT, verbose)
     except InputError as error:
         return _fail(str(error), BAD_INPUT, verbose)
+    except StoppedError as error:
+        return _fail(str(error), INTERRUPTED, verbose)
     except (AnatrustError, _ClickError) as error:
         return _fail(_text(error), FAILED, verbose)
     except (KeyboardInterrupt, typer.Abort):

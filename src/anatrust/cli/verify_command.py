@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from anatrust.cli.console import columns, progress_bar
+from anatrust.cli.console import columns, progress_bar, resumable
 from anatrust.cli.options import AnatomyNames, Json, Modality, Quiet, Verbose
 from anatrust.errors import InputError
 
@@ -61,7 +61,7 @@ def verify_command(
 
     out.mkdir(parents=True, exist_ok=True)
     rows = out / "verify.rows"
-    with progress_bar(quiet or json) as progress:
+    with resumable(rows), progress_bar(quiet or json) as progress:
         result = verify(
             fitted,
             table,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from anatrust.statistics.loss_curves import outer_loss_curve, total_loss
 
 __all__ = ["TrialRow", "Tuning", "aimed_risk", "border_crossing", "choose_recipe"]
 
+Keep = Callable[[str, Callable[[], Any]], Any]
 _BLEEDS = 0.5  # of the walk's affinity across true borders: half of what the walk brings is from elsewhere
 
 
@@ -123,6 +125,13 @@ def _quality(levels: npt.NDArray[np.uint16], case: LabelledCase, threshold: int)
     return distances.assd(), distances.hausdorff(), stretch
 
 
+def _measured(recipe: ScoreRecipe, cases: Sequence[LabelledCase], aim: float) -> list[tuple[float, float, float]]:
+    """`_quality` of each case where the mean missed share is the one aimed at."""
+    levels = [recipe.levels(c.probabilities, c.image, c.grid, c.features) for c in cases]
+    threshold = _cut(levels, cases, aim)
+    return [_quality(one, case, threshold) for one, case in zip(levels, cases, strict=True)]
+
+
 def choose_recipe(
     cases: Sequence[LabelledCase],
     recipes: Sequence[ScoreRecipe],
@@ -130,6 +139,7 @@ def choose_recipe(
     calibration_patients: int,
     *,
     progress: Callable[[int, int], None] | None = None,
+    keep: Keep | None = None,
 ) -> Tuning:
     """The recipe whose outer sets lie closest to the truth at equal missed share, on tuning patients.
 
@@ -142,6 +152,9 @@ def choose_recipe(
         its standard error (and, for a feature graph, keeps most of its affinity within the structure).
     alpha, calibration_patients
         The promise to come; they fix the risk at which recipes are compared.
+    keep
+        Called with each recipe's label and the function that measures it on all images (minutes on volumes): gives
+        what that gives, from where it was kept if it was.
 
     Raises
     ------
@@ -156,9 +169,8 @@ def choose_recipe(
     rows: list[TrialRow] = []
     plain: npt.NDArray[np.float64] | None = None
     for number, recipe in enumerate(recipes):
-        levels = [recipe.levels(c.probabilities, c.image, c.grid, c.features) for c in present]
-        threshold = _cut(levels, present, aim)
-        table = np.array([_quality(one, case, threshold) for one, case in zip(levels, present, strict=True)])
+        measure = partial(_measured, recipe, present, aim)
+        table = np.array(measure() if keep is None else keep(recipe.label, measure))
         plain = table if plain is None else plain
         # A voxel is as exact as a mask can be; without this floor a perfect plain set makes ratios infinite.
         floor = np.array([min(case.grid.spacing) for case in present])[:, None]

@@ -272,10 +272,6 @@ class _Run:
         rows = [row for patient in chosen for row in self.patients[patient]]
         recipes = recipes or candidate_recipes(features=True, hard=self.reader.graded)
         choices = ["tuning", label, self.options.alpha, calibration_patients, self.encoder.identity]
-        choices += [recipe.label for recipe in recipes]
-        file = None if self.cache is None else self.cache / f"{rows_key(rows, choices)}.json"
-        if file is not None and file.is_file():
-            return Tuning.from_json(json.loads(file.read_text(encoding="utf-8")))
         cases = [case for patient in chosen for case in self.reader.cases(self.patients[patient], label, self.encoder)]
         if not any(case.truth.any() for case in cases):
             return Tuning(recipes[0], (), 0.0, 0, ("no tuning patient has this structure",))
@@ -284,11 +280,20 @@ class _Run:
             if self.progress:
                 self.progress(f"tuning {name}", done, total)
 
-        tuning = choose_recipe(cases, recipes, self.options.alpha, calibration_patients, progress=told)
-        if file is not None:
-            with replacing(file) as part:
-                part.write_text(json.dumps(tuning.to_json()), encoding="utf-8")
-        return tuning
+        file = None if self.cache is None else self.cache / f"{rows_key(rows, choices)}.json"
+        kept: dict[str, Any] = (
+            json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
+        )
+
+        def keep(recipe: str, measure: Callable[[], Any]) -> Any:
+            if recipe not in kept:
+                kept[recipe] = measure()
+                if file is not None:
+                    with replacing(file) as part:
+                        part.write_text(json.dumps(kept), encoding="utf-8")
+            return kept[recipe]
+
+        return choose_recipe(cases, recipes, self.options.alpha, calibration_patients, progress=told, keep=keep)
 
     def provisional(
         self, learning: Sequence[str], recipes: Mapping[int, ScoreRecipe], calibration_patients: int
