@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anatrust.errors import InputError
 from anatrust.image import read_mask, read_probabilities, read_scan
@@ -16,6 +19,7 @@ from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap
 from anatrust.image.write import write_mask
 from anatrust.metrics import dice, hd95
+from anatrust.pipeline import bounds as bounds_module
 from anatrust.pipeline.assess import assess
 from anatrust.pipeline.bounds import BoundsSection, StructureBounds, bound_sentences, fit_bounds, predict_bounds
 from anatrust.pipeline.bounds_evidence import EVIDENCE, diameter_of, structure_evidence, structure_truth
@@ -196,6 +200,15 @@ def test_another_mask_gets_no_bounds(clinic: tuple[Path, Profile], tmp_path: Pat
     )
     assert verdict.bounds == ()
     assert any("this mask is another" in note for note in verdict.notes)
+
+
+@given(value=st.floats(1e-6, 1e9))
+def test_bounds_are_rounded_to_the_safe_side(value: float) -> None:
+    low, high = (bounds_module._shown(value, towards) for towards in (math.floor, math.ceil))
+    assert value * 0.99 < low <= value * (1 + 1e-8)
+    assert value * (1 - 1e-8) <= high < value * 1.01 + 1e-12
+    assert float(f"{low:.3g}") == low
+    assert bounds_module._shown(low, math.ceil) == low
 
 
 def test_vacuous_bounds_say_nothing() -> None:

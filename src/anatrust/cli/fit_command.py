@@ -199,7 +199,9 @@ def fit_command(
     if json:
         typer.echo(json_module.dumps({"profile": out.name, "holds": profile.describe()}, indent=2))
     elif not quiet:
-        typer.echo("\n".join([f"Wrote {out}", *(f"  {line}" for line in profile.describe())]))
+        typer.echo("\n".join([f"Wrote {out}", *(f"  {line}" for line in profile.holds())]))
+        if profile.not_fitted:
+            typer.echo("\n".join(["Not fitted, and advice:", *(f"  {line}" for line in profile.not_fitted)]))
     return 0
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,6 +168,9 @@ class BoundsSection:
 @dataclass(frozen=True)
 class StructureBounds:
     """The bounds of one structure on one scan; None where nothing can be promised.
+
+    Bounds have three figures, lower ones rounded down and upper ones up, so that whoever shows them promises no more
+    than was calibrated.
 
     Lengths in mm and volumes in mm³ (mm² in 2-D), in pixels where the spacing is unknown. ``volume`` and
     ``diameter`` are those of the mask; their bounds are about the true structure.
@@ -348,18 +352,31 @@ def predict_bounds(
                 name,
                 label,
                 section.alpha,
-                min(dice, 1.0) if dice > 0 else None,
-                max(far, 0.0) if far < diagonal else None,
+                _shown(min(dice, 1.0), math.floor) if dice > 0 else None,
+                _shown(max(far, 0.0), math.ceil) if far < diagonal else None,
                 volume,
-                smallest if largest < whole else None,
-                largest if largest < whole else None,
+                _shown(smallest, math.floor) if largest < whole else None,
+                _shown(largest, math.ceil) if largest < whole else None,
                 diameter,
-                shortest if longest < diagonal else None,
-                longest if longest < diagonal else None,
+                _shown(shortest, math.floor) if longest < diagonal else None,
+                _shown(longest, math.ceil) if longest < diagonal else None,
                 grid.unit,
             )
         )
     return tuple(made)
+
+
+def _shown(value: float, towards: Callable[[float], int]) -> float:
+    """Three significant figures on the safe side.
+
+    >>> _shown(0.5578, math.floor), _shown(1924.7, math.ceil), _shown(0.81, math.floor), _shown(0.0, math.floor)
+    (0.557, 1930.0, 0.81, 0.0)
+    """
+    if value == 0:
+        return 0.0
+    digits = 2 - math.floor(math.log10(value))
+    safe = -1e-9 if towards is math.ceil else 1e-9  # what has three figures keeps them, whatever its bits
+    return round(towards(value * 10.0**digits + safe) / 10.0**digits, max(digits, 0))
 
 
 def bound_sentences(
@@ -382,7 +399,7 @@ def bound_sentences(
     size, cube = ("volume", "mm³") if ndim == 3 else ("area", "mm²")
     cube = cube if unit == "mm" else "pixels"
     told = {
-        "the Dice is above": [(b.structure, None if b.dice_lower is None else f"{b.dice_lower:.2f}") for b in bounds],
+        "the Dice is above": [(b.structure, None if b.dice_lower is None else f"{b.dice_lower:.3g}") for b in bounds],
         "the HD95 is below": [
             (b.structure, None if b.hd95_upper is None else f"{b.hd95_upper:.3g} {unit}") for b in bounds
         ],

@@ -179,7 +179,11 @@ class Profile:
             raise FormatError(f"{name} is inconsistent ({what}): fit it again") from error
 
     def describe(self) -> list[str]:
-        """What the profile holds, one line each, for people."""
+        """What the profile holds, then what could not be fitted and advice, one line each, for people."""
+        return [*self.holds(), *self.not_fitted]
+
+    def holds(self) -> list[str]:
+        """What the profile holds alone."""
         lines = [f"segmenter {self.segmenter}, modality {self.modality}, cohort {self.cohort_hash[:12]}"]
         if self.rejection is not None:
             null = self.rejection.null
@@ -209,7 +213,7 @@ class Profile:
                 f"flags {screener.flag_rate:g} of usual scans; {self.screening.measured.words}, "
                 f"{' and '.join(detector.name for detector in screener.detectors)}"
             )
-        return [*lines, *self.not_fitted]
+        return lines
 
 
 def _split_lines(sets: SetsSection) -> list[str]:
