@@ -74,6 +74,19 @@ def test_a_turned_or_scaled_view_is_found(angle: float, scale: float) -> None:
     assert upright.similarity < searched.similarity + 1e-6
 
 
+def test_a_scan_of_half_the_size_within_padding_is_found() -> None:
+    rng = np.random.default_rng(3)
+    whole = ndimage.gaussian_filter(rng.normal(size=(36, 44, 36)), 3)
+    whole = (whole - whole.min() + 0.3).astype(np.float32)
+    middle = (np.array(whole.shape) - 1) / 2
+    half = ndimage.affine_transform(whole, np.full(3, 2.0), middle - 2 * middle, order=1)
+    target, reference = (Scan(a, Grid(a.shape, np.eye(4))) for a in (half, whole))
+    found = register(target, reference, RegistrationSettings(deformation="none", mirrored=False))
+    assert (half == 0).mean() > 0.8 and found.similarity > 0.9
+    place = np.array([20.0, 17.0, 14.0])
+    assert np.allclose(found.transform.TransformPoint(list(place)), 2 * (place - middle) + middle, atol=1.5)
+
+
 def test_the_same_scans_give_the_same_alignment() -> None:
     # Large enough that the metric takes samples, and with texture, so that it matters which.
     texture = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(300, 300)), 4).astype(np.float32)

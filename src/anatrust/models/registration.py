@@ -39,6 +39,8 @@ _CT_WINDOW = (-300.0, 300.0)
 _SAMPLES = 30_000
 _SEED = 1  # regular samples are jittered; SimpleITK's default seed is the clock
 _LEAST_OVERLAP = 0.5
+_PADDING = 0.02  # grey value, from 0 to 1, up to which a whole layer at the border is padding
+_THINNEST = 8  # voxels of content along an axis below which nothing is cut off
 _CONTRAST_CELLS = 24  # along the longest axis: the neighbourhood of local contrast
 _TURNED_MARGIN = 0.05  # by how much a turned view must look more like the target
 _PROMISING = 0.75  # share of the upright likeness that a turned view must have before it is refined
@@ -143,18 +145,20 @@ def register(target: Scan, reference: Scan, settings: RegistrationSettings | Non
     budget = choice.voxels if target.grid.ndim == 3 else max(1000, choice.voxels // 4)
     fixed = _working(target, frames[0], budget)
     moving = _working(reference, frames[1], budget)
-    start = _affine(fixed, moving, choice.affine_steps, mutual, (2,), upright_starts(fixed, moving, mutual))
+    # What is padded with one value has no say in where the other lies, nor in how much of it is covered.
+    ours, theirs = fixed[_content(fixed)], moving[_content(moving)]
+    start = _affine(ours, theirs, choice.affine_steps, mutual, (2,), upright_starts(ours, theirs, mutual))
     if choice.turned:
-        start = _turned(fixed, moving, choice.affine_steps, mutual, start)
+        start = _turned(ours, theirs, choice.affine_steps, mutual, start)
     gain = None
     axis = _left_right(target.grid)
     if choice.mirrored and axis is not None:
-        flipped = SimpleITK.Flip(moving, [k == axis for k in range(target.grid.ndim)])
-        flipped.SetOrigin(moving.GetOrigin())
-        flipped.SetDirection(moving.GetDirection())
-        other = _affine(fixed, flipped, choice.affine_steps, mutual, (2,), upright_starts(fixed, flipped, mutual))
-        gain = _likeness(fixed, flipped, other) - _likeness(fixed, moving, start)
-    affine = _affine(fixed, moving, choice.affine_steps, mutual, (1,), [start])
+        flipped = SimpleITK.Flip(theirs, [k == axis for k in range(target.grid.ndim)])
+        flipped.SetOrigin(theirs.GetOrigin())
+        flipped.SetDirection(theirs.GetDirection())
+        other = _affine(ours, flipped, choice.affine_steps, mutual, (2,), upright_starts(ours, flipped, mutual))
+        gain = _likeness(ours, flipped, other) - _likeness(ours, theirs, start)
+    affine = _affine(ours, theirs, choice.affine_steps, mutual, (1,), [start])
     transform: Any = affine
     if choice.deformation == "demons" and choice.demons_steps and not mutual:
         transform = _demons(fixed, moving, affine, choice)
@@ -223,6 +227,16 @@ def _working(scan: Scan, frame: Frame, budget: int) -> Any:
     resampler.SetInterpolator(SimpleITK.sitkLinear)
     # The outermost coarse centres lie within half a voxel of the scan's own, or inside.
     return SimpleITK.Cast(resampler.Execute(smooth), SimpleITK.sitkFloat32)
+
+
+def _content(image: Any) -> tuple[slice, ...]:
+    """The box of what is not padding: without the border's layers that are all of the lowest grey value."""
+    box = []
+    there = from_itk(image) > _PADDING
+    for axis in range(there.ndim):
+        filled = np.flatnonzero(there.any(axis=tuple(k for k in range(there.ndim) if k != axis)))
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size >= _THINNEST else slice(None))
+    return tuple(box)
 
 
 def _turned(fixed: Any, moving: Any, steps: int, mutual: bool, upright: Any) -> Any:

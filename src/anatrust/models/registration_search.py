@@ -25,6 +25,7 @@ _LEAST_OVERLAP = 0.5
 _ANGLES = {2: (-150, -120, -90, -60, -30, 30, 60, 90, 120, 150, 180), 3: (-75, -50, -25, 25, 50, 75)}
 _SCALES = (0.55, 0.75, 1.35, 1.8)
 _KEPT = 6
+_RESIZED = 1.15  # ratio of sizes from which one image may be the other enlarged
 _FLAT = 0.03  # deviation of grey values from 0 to 1 below which there is no contrast
 
 
@@ -62,7 +63,7 @@ def turned_starts(fixed: Any, moving: Any, mutual: bool) -> list[Any]:
     Turned in steps of 25° up to 75° about each axis (pictures: 30° all round), or scaled from 0.55 to 1.8. Each view
     is laid over the target everywhere by masked cross-correlation on 16 cells along the longest axis (pictures: 32).
     Correlated are not grey values but local contrast: the black corners of a turned image correlate with anything
-    that is darker at its edges.
+    that is darker at its edges. Before them, where sizes differ, the whole reference laid over the whole target.
 
     Cost: 22 correlations (pictures: 15) of about 10 ms.
 
@@ -88,7 +89,22 @@ def turned_starts(fixed: Any, moving: Any, mutual: bool) -> list[Any]:
         start.SetTranslation((view @ (middle + shift - centre) + centre - middle).tolist())
         found.append((peak, start))
     order = sorted(range(len(found)), key=lambda k: (-found[k][0], k))
-    return [found[k][1] for k in order[:_KEPT]]
+    return [*_filled(fixed, moving), *(found[k][1] for k in order[:_KEPT])]
+
+
+def _filled(fixed: Any, moving: Any) -> list[Any]:
+    """The whole reference on the whole target, where they are clearly not of one size: a scan may be all enlarged."""
+    import SimpleITK
+
+    sizes = [np.array(image.GetSize()) * image.GetSpacing() for image in (fixed, moving)]
+    ratio = float(np.exp(np.mean(np.log(sizes[1] / sizes[0]))))
+    if abs(np.log(ratio)) < np.log(_RESIZED):
+        return []
+    start = SimpleITK.AffineTransform(fixed.GetDimension())
+    start.SetMatrix((ratio * np.eye(fixed.GetDimension())).ravel().tolist())
+    start.SetCenter(_middle(fixed).tolist())
+    start.SetTranslation((_middle(moving) - _middle(fixed)).tolist())
+    return [start]
 
 
 def local_contrast(image: Any, step: float) -> Any:
