@@ -1,118 +1,132 @@
-"""Study `rau-warp`: patients seen otherwise, with the reference as it is and in the view that fits."""
+"""Study `rau-warp`: patients seen otherwise, with fixed references and with a memory that adapts to them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from itertools import islice
 from typing import Any
 
-import numpy as np
-
-from anatrust.reference.pairs import LabelledPicture, Pair, draw_pairs
-from anatrust.studies.nano_anatomy import bent, cohort
-from anatrust.studies.nano_training import PLAN, QUICK, SEEN, TESTED, Asked, ask, taught
-from anatrust.studies.rau_nano import NEEDS, place
-from anatrust.studies.rau_nano_summary import accuracy_by_patient
+from anatrust.studies.nano_anatomy import bent, draw_patient
+from anatrust.studies.nano_training import SEEN
+from anatrust.studies.rau_patients import ASKED, REFERENCES, SIDE, as_reference, interval, judged, reasoner
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["STUDY", "best_view"]
+__all__ = ["STUDY"]
 
-_NEEDS = ("anatrust.studies.rau_warp", *NEEDS)
-_CHANGES: dict[str, tuple[float, ...]] = {
-    "turn": (0.0, 15.0, 30.0, 45.0, 60.0),
+_NEEDS = (
+    "anatrust.studies.rau_warp",
+    "anatrust.studies.rau_patients",
+    "anatrust.studies.nano_anatomy",
+    "anatrust.reference.adaptive_memory",
+    "anatrust.reference.correspondence_reasoner",
+    "anatrust.reference.registration_reasoner",
+    "anatrust.models.registration",
+    "anatrust.models.registration_search",
+)
+_LADDER: Mapping[str, tuple[float, ...]] = {
+    "turn": (15.0, 30.0, 45.0, 60.0),
     "scale": (0.5, 0.7, 1.4, 2.0),
-    "bend": (0.05, 0.1, 0.2),
+    "bend": (0.02, 0.05, 0.1),
 }
-_TURNS = tuple(range(-60, 61, 15))
-_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0)
-_QUESTIONS = 80
-
-
-def best_view(reference: LabelledPicture, target: LabelledPicture) -> LabelledPicture:
-    """The reference turned and enlarged as it looks most like the target, by the correlation of grey values.
-
-    Forty-five views are compared at half the resolution; labels are not looked at.
-
-    Parameters
-    ----------
-    reference, target
-        Of one size.
-    """
-    goal = target.image[::2, ::2]
-    small = LabelledPicture(reference.image[::2, ::2], reference.labels[::2, ::2], reference.names, reference.patient)
-
-    def likeness(view: tuple[int, float]) -> float:
-        seen = bent(small, turn=view[0], scale=view[1]).image
-        return float(np.corrcoef(seen.ravel(), goal.ravel())[0, 1]) if seen.std() > 0 else -1.0
-
-    turn, scale = max(((t, s) for t in _TURNS for s in _SCALES), key=likeness)
-    return bent(reference, turn=turn, scale=scale)
+_WAYS = (
+    "registration, fixed",
+    "registration, searched",
+    "registration, adaptive",
+    "correspondence, fixed",
+    "correspondence, again",
+    "correspondence, adaptive",
+)
+_PATIENTS = 10
 
 
 def _cells(context: Context) -> list[Cell]:
-    wanted = [(how, value) for how, values in _CHANGES.items() for value in values]
+    ladder = [("none", 0.0), *((how, value) for how, values in _LADDER.items() for value in values)]
     return [
-        Cell(f"{how}/{value}", {"how": how, "value": value}, (), _NEEDS)
-        for how, value in (wanted[:2] if context.quick else wanted)
+        Cell(f"{how}/{value:g}/{patient}", {"how": how, "value": value, "patient": patient}, (), _NEEDS)
+        for how, value in (ladder[1:3] if context.quick else ladder)
+        for patient in range(1 if context.quick else _PATIENTS)
     ]
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
-    from anatrust.models.vision_language import VisionLanguageModel
-
-    plan, folder = QUICK if context.quick else PLAN, place(context.quick)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = VisionLanguageModel.load(taught(folder, plan, context.seed)[0])
-    how, value = cell.parameters["how"], cell.parameters["value"]
-    pictures = cohort(range(TESTED, TESTED + max(8, plan.patients // 5)), SEEN, size=plan.size.side)
-    found: dict[str, list[Asked]] = {"fixed": [], "chosen": []}
-    rng = np.random.default_rng([context.seed, 31])
-    for number, pair in enumerate(islice(draw_pairs(pictures, 11, hidden=1.0, absent=0.0), 2 * _QUESTIONS)):
-        if len(found["fixed"]) == (4 if context.quick else _QUESTIONS):
-            break
-        target = bent(pair.target, seed=number, **{how: value})
-        if not target.present:
-            continue
-        turned = Pair(pair.reference, target, pair.legend, pair.labels)
-        sample = turned.sample("name", rng)
-        if sample.number is None:
-            continue
-        organ = target.names[pair.labels[sample.number]]
-        chosen = Pair(best_view(pair.reference, target), target, pair.legend, pair.labels)
-        # The pictures of the reference alone differ between the two ways.
-        other = chosen.sample("segment", rng)
-        pictured = replace(sample, pictures=(*other.pictures[:2], sample.pictures[2]))
-        found["fixed"].append(Asked(sample, target.patient, organ, sample.number))
-        found["chosen"].append(Asked(pictured, target.patient, organ, sample.number))
-    return {way: ask(model, asked) for way, asked in found.items()}
+    number, how = cell.parameters["patient"], cell.parameters["how"]
+    look = SEEN[number % len(SEEN)]
+    first = 1000 * context.seed + number
+    reference = as_reference(draw_patient(REFERENCES + first, look, size=SIDE))
+    picture = draw_patient(ASKED + first, look, size=SIDE)
+    if how != "none":
+        picture = bent(picture, seed=number, **{how: cell.parameters["value"]})
+    target = as_reference(picture)
+    ways = _WAYS[3::2] if context.quick else _WAYS
+    return {way: judged(target.labels, reasoner(way).annotate(target.scan, [reference])) for way in ways}
 
 
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
-    return accuracy_by_patient(results, context.seed)
+    rungs: dict[str, list[Mapping[str, Any]]] = {}
+    for key, told in results.items():
+        rungs.setdefault(key.rpartition("/")[0], []).append(told)
+    found: dict[str, Any] = {}
+    for rung, patients in rungs.items():
+        found[rung] = {
+            way: {what: interval([p[way][what] for p in patients], context.seed) for what in ("dice", "named")}
+            for way in patients[0]
+        }
+        for kind in ("registration", "correspondence"):
+            fixed, adaptive = f"{kind}, fixed", f"{kind}, adaptive"
+            if fixed in patients[0]:
+                gains = [p[adaptive]["dice"] - p[fixed]["dice"] for p in patients]
+                found[rung][f"{kind}, gain"] = interval(gains, context.seed)
+    return {"rungs": found}
 
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
-    rows = []
-    for key, r in sorted(result["summary"]["accuracy"].items(), key=lambda kv: (kv[0][0] != "t", kv[0])):
-        how, value = key.split("/")
-        shown = {"turn": f"turned by {float(value):.0f}°", "scale": f"scaled by {value}", "bend": f"bent by {value}"}[
-            how
-        ]
-        cells = []
-        for way in ("fixed", "chosen"):
-            around = f" [{r[way]['interval'][0]:.2f}, {r[way]['interval'][1]:.2f}]" if "interval" in r[way] else ""
-            cells.append(f"{r[way]['rate']:.2f}{around}")
-        rows.append([shown, r["fixed"]["n"], *cells])
-    return {"accuracy": markdown_table(["target", "n", "reference as it is", "in the view that fits"], rows)}
+    rungs = result["summary"]["rungs"]
+    ways = [way for way in _WAYS if way in next(iter(rungs.values()))]
+    dice = [[_seen(rung), *(f"{r[way]['dice']['mean']:.2f}" for way in ways)] for rung, r in rungs.items()]
+    named = [[_seen(rung), *(f"{r[way]['named']['mean']:.2f}" for way in ways)] for rung, r in rungs.items()]
+    kinds = [k for k in ("registration", "correspondence") if f"{k}, gain" in next(iter(rungs.values()))]
+    gains = [[_seen(rung), *(_gain(r[f"{kind}, gain"]) for kind in kinds)] for rung, r in rungs.items()]
+    return {
+        "dice": markdown_table(["the patient seen", *ways], dice),
+        "named": markdown_table(["the patient seen", *ways], named),
+        "gains": markdown_table(["the patient seen", *(f"{kind}: adaptive − fixed" for kind in kinds)], gains),
+    }
+
+
+def _seen(rung: str) -> str:
+    how, value = rung.split("/")
+    words = {"none": "as it is", "turn": f"turned by {value}°", "scale": f"{value} times as large"}
+    return words.get(how) or f"bent by {100 * float(value):g} %"
+
+
+def _gain(cell: Mapping[str, Any]) -> str:
+    around = f" [{cell['interval'][0]:+.2f}, {cell['interval'][1]:+.2f}]" if "interval" in cell else ""
+    return f"{cell['mean']:+.2f}{around}"
+
+
+def _figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    rungs = result["summary"]["rungs"]
+    panels = []
+    for how, title, neutral in (
+        ("turn", "turned, degrees", 0.0),
+        ("scale", "times as large", 1.0),
+        ("bend", "bent", 0.0),
+    ):
+        points = sorted((float(r.split("/")[1]), r) for r in rungs if r.startswith(how))
+        if "none/0" in rungs:
+            points = sorted([*points, (neutral, "none/0")])
+        ways = [way for way in _WAYS if way in next(iter(rungs.values()))]
+        lines = {w: {"x": [x for x, _ in points], "y": [rungs[r][w]["dice"]["mean"] for _, r in points]} for w in ways}
+        panels.append({"title": title, "lines": lines})
+    return {"dice": {"panels": panels, "xlabel": "change of view", "ylabel": "mean Dice", "shared": False}}
 
 
 STUDY = Study(
     name="rau-warp",
-    question="How far may a patient be turned, scaled and bent, and does a reference in the fitting view help?",
+    question="How far may a patient be turned, scaled and bent, and does a memory that adapts to it help?",
     cells=_cells,
     run=_run,
     summarise=_summarise,
     tables=_tables,
+    figures=_figures,
 )
