@@ -140,6 +140,7 @@ class ReferenceBank:
         *,
         descriptor: ScanDescriptor | None = None,
         without: Iterable[int] = (),
+        diverse: float = 0.0,
     ) -> Retrieval:
         """The ``k`` references of a scan: nearest by cosine, then by how many patches choose each other.
 
@@ -153,6 +154,9 @@ class ReferenceBank:
             The one the bank was built with; the embedded one by default.
         without
             Patients (numbers of the bank) to leave out, for studies.
+        diverse
+            From 0 to 1: how much a reference loses by looking like one that is chosen already, as in Medical SAM 2's
+            memory (arXiv 2408.00874).
 
         Returns
         -------
@@ -168,8 +172,10 @@ class ReferenceBank:
         describe = descriptor or ScanDescriptor()
         if describe.identity != self.descriptor:
             raise InputError(f"the bank was described by {self.descriptor!r}, not {describe.identity!r}: use the same")
-        if k < 1:
-            raise InputError(f"k is {k}: ask for at least one reference")
+        if k < 1 or not 0 <= diverse <= 1:
+            raise InputError(
+                f"k is {k} and diverse {diverse:g}: ask for at least one reference, and a share from 0 to 1"
+            )
         left_out = set(without)
         here = [i for i, e in enumerate(self.entries) if e.patient not in left_out]
         kind = [i for i in here if self.entries[i].reference.scan.grid.ndim == scan.grid.ndim]
@@ -188,10 +194,20 @@ class ReferenceBank:
             return Retrieval((), f"the nearest has a cosine of {top:.2f}, below the bank's {self.threshold:.2f}")
         short = near[: max(k, _SHORTLIST)]
         mutual = {i: mutual_share(own.patches, self.entries[i].described.patches, scan.grid.ndim) for i in short}
-        order = sorted(short, key=lambda i: (-(cosines[i] + mutual[i]), i))[:k]
+        order = self._ordered({i: cosines[i] + mutual[i] for i in short}, k, diverse)
         raw = np.exp([(cosines[i] - cosines[order[0]]) / _TEMPERATURE for i in order])
         weights = raw / raw.sum()
         return Retrieval(tuple(Chosen(i, cosines[i], mutual[i], float(w)) for i, w in zip(order, weights, strict=True)))
+
+    def _ordered(self, scores: dict[int, float], k: int, diverse: float) -> list[int]:
+        """The best first; each next one less what it resembles those before it."""
+        order: list[int] = []
+        whole = {i: self.entries[i].described.whole for i in scores}
+        for _ in range(min(k, len(scores))):
+            left = [i for i in scores if i not in order]
+            alike = {i: max((float(whole[i] @ whole[j]) for j in order), default=0.0) for i in left}
+            order.append(min(left, key=lambda i: (diverse * alike[i] - scores[i], i)))
+        return order
 
     def references(self, retrieval: Retrieval) -> tuple[Reference, ...]:
         """The labelled scans of a retrieval, with its weights."""

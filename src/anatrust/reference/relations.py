@@ -12,7 +12,7 @@ from anatrust.image.orientation import canonical
 from anatrust.image.volumes import LabelMap
 from anatrust.models.annotation import Relation
 
-__all__ = ["Layout", "broken_relations", "layout_of", "relations_of"]
+__all__ = ["Layout", "broken_relations", "layout_of", "relations_of", "touching"]
 
 _WORDS = {
     "R": ("left of", "right of"),
@@ -64,7 +64,7 @@ def layout_of(labels: LabelMap, among: Iterable[tuple[int, int]] | None = None) 
     centres = np.array(ndimage.center_of_mass(dense > 0, dense, index)) * grid.spacing
     boxes = ndimage.find_objects(dense)
     extents = np.array([[s.stop - s.start for s in box] for box in boxes]) * grid.spacing
-    touching = _touching(dense, numbers.size)
+    met = touching(dense, numbers.size)
     pairs = _nearest(centres) if among is None else _indices(numbers, among)
     found: set[tuple[int, str, int]] = set()
     for a, b in pairs:
@@ -73,7 +73,7 @@ def layout_of(labels: LabelMap, among: Iterable[tuple[int, int]] | None = None) 
             gap = centres[a, axis] - centres[b, axis]
             if abs(gap) >= _CLEAR * (extents[a, axis] + extents[b, axis]) / 2:
                 found.add((one, _WORDS[letter][int(gap > 0)], other))
-        if touching[a + 1, b + 1]:
+        if met[a + 1, b + 1]:
             found.add((one, "touches", other))
     return frozenset(found)
 
@@ -141,7 +141,8 @@ def _indices(numbers: npt.NDArray[np.int64], among: Iterable[tuple[int, int]]) -
     return [(place[a], place[b]) for a, b in sorted(among) if a in place and b in place]
 
 
-def _touching(dense: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
+def touching(dense: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
+    """``(count + 1, count + 1)``: which numbers of a dense map from 0 to ``count`` lie beside each other."""
     met = np.zeros((count + 1, count + 1), dtype=bool)
     for axis in range(dense.ndim):
         one = np.take(dense, range(dense.shape[axis] - 1), axis=axis).ravel()

@@ -1,134 +1,146 @@
-"""Study `rau-bank`: how many references the small model needs, and which one: the closest, any, or a wrong one."""
+"""Study `rau-bank`: how many references an answer needs, and which ones: random, nearest, diverse, best or wrong."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from anatrust.metrics import dice
-from anatrust.reference.pairs import LabelledPicture, Pair
-from anatrust.reference.prompts import Legend
+from anatrust.image.volumes import LabelMap
+from anatrust.models.annotation import Reference
+from anatrust.models.registration import RegistrationSettings
+from anatrust.reference.bank import ReferenceBank
+from anatrust.reference.registration_reasoner import RegistrationReasoner
 from anatrust.studies.nano_anatomy import cohort
-from anatrust.studies.nano_training import PLAN, QUICK, SEEN, TESTED, UNSEEN, Asked, ask, taught
-from anatrust.studies.rau_nano import NEEDS, place
-from anatrust.studies.rau_nano_summary import accuracy_by_patient
+from anatrust.studies.nano_training import SEEN
+from anatrust.studies.rau_patients import ASKED, REFERENCES, SIDE, as_reference, interval, judged
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
 __all__ = ["STUDY"]
 
-_NEEDS = ("anatrust.studies.rau_bank", *NEEDS)
+_NEEDS = (
+    "anatrust.studies.rau_bank",
+    "anatrust.studies.rau_patients",
+    "anatrust.studies.nano_anatomy",
+    "anatrust.reference.bank",
+    "anatrust.reference.registration_reasoner",
+    "anatrust.models.registration",
+    "anatrust.models.registration_search",
+)
+_FIRST = 20_000
 _SIZES = (1, 2, 5, 10)
-_CHOICES = ("oracle", "alike", "random", "mirrored")
-_TARGETS, _BANK = 80, 40
+_BANK, _PATIENTS = 30, 16
+_DIVERSE = 0.5
+_CHOICES = {
+    **{f"random {size}": f"{size}, random" for size in _SIZES},
+    "nearest 1": "the nearest of {bank}",
+    "nearest 5": "the 5 nearest of {bank}",
+    "diverse 5": "5 of {bank}, near and unlike each other",
+    "oracle 1": "the best of {bank} by its own answer (oracle)",
+    "oracle 5": "the 5 best of {bank} by their own answers (oracle)",
+    "worst 5": "the 5 worst of {bank} by their own answers",
+    "mirrored 5": "5, random, left for right (wrong)",
+}
 
 
 def _cells(context: Context) -> list[Cell]:
-    looks = ("seen",) if context.quick else ("seen", "unseen")
-    return [
-        Cell(f"{look}/{what}", {"what": what, "look": look}, (), _NEEDS)
-        for look in looks
-        for what in (("oracle", "random") if context.quick else _CHOICES)
-    ]
+    count = 1 if context.quick else _PATIENTS
+    return [Cell(f"patient/{number}", {"patient": number}, (), _NEEDS) for number in range(count)]
+
+
+@lru_cache(maxsize=2)
+def _bank(look: int, size: int) -> tuple[Reference, ...]:
+    seeds = range(REFERENCES + _FIRST, REFERENCES + _FIRST + size)
+    return tuple(as_reference(one) for one in cohort(seeds, (SEEN[look],), size=SIDE))
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
-    from anatrust.models.vision_language import VisionLanguageModel
-
-    plan, folder = QUICK if context.quick else PLAN, place(context.quick)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = VisionLanguageModel.load(taught(folder, plan, context.seed)[0])
-    what, looks = cell.parameters["what"], SEEN if cell.parameters["look"] == "seen" else UNSEEN
-    count = 3 if context.quick else _TARGETS
-    # Nobody here was trained on, and no patient is both target and reference.
-    targets = cohort(range(TESTED + 500, TESTED + 500 + count), looks, size=plan.size.side)
-    bank = cohort(range(TESTED + 900, TESTED + 900 + _BANK), looks, size=plan.size.side)
-    rng = np.random.default_rng([context.seed, 41])
-    most = (2 if context.quick else max(_SIZES)) if what == "random" else 1
-    asked: list[Asked] = []
-    pairs: list[Pair] = []
-    for target in targets:
-        label = int(rng.choice(target.present))
-        # Looks come in turn by the patient's number: the reference has the target's.
-        alike = [b for b in bank if (int(b.patient) - int(target.patient)) % len(looks) == 0]
-        for reference in _chosen(what, [b for b in alike if label in b.present], target, most, rng):
-            order = [int(n) for n in rng.permutation(reference.present)]
-            legend = Legend(tuple((n, reference.names[known]) for n, known in enumerate(order, 1)), hidden=True)
-            # With one name alone the target has one region to ask about.
-            one = LabelledPicture(target.image, target.labels, {label: target.names[label]}, target.patient)
-            pairs.append(Pair(reference, one, legend, dict(enumerate(order, 1))))
-            asked.append(Asked(pairs[-1].sample("name", rng), target.patient, target.names[label], None))
-    told = ask(model, asked)
-    votes: dict[str, list[dict[str, Any]]] = {}
-    for size in (size for size in _SIZES if size <= most):
-        votes[str(size)] = []
-        for begin in range(0, len(asked), most):
-            some = range(begin, begin + size)
-            said = [pairs[k].labels[told[k]["said"]] for k in some if told[k]["said"] in pairs[k].labels]
-            truth = next(iter(pairs[begin].target.names))
-            # The first of the most frequent answers.
-            right = bool(said) and Counter(said).most_common(1)[0][0] == truth
-            votes[str(size)].append({"patient": asked[begin].patient, "right": right})
-    return {"sizes": votes}
+    number = cell.parameters["patient"]
+    look = number % len(SEEN)
+    seed = ASKED + _FIRST + 1000 * context.seed + number
+    target = as_reference(cohort(range(seed, seed + 1), (SEEN[look],), size=SIDE)[0])
+    references = _bank(look, 6 if context.quick else _BANK)
+    names = {n: name for r in references for n, name in r.names().items()}
+    reasoner = RegistrationReasoner(RegistrationSettings(turned=False, mirrored=False), least_similarity=-1.0)
+    votes = [reasoner.votes(target.scan, [one])[0][0] for one in references]
+    rng = np.random.default_rng([context.seed, number, 41])
+    drawn = [int(k) for k in rng.permutation(len(references))]
+    alone = [judged(target.labels, reasoner.decide(target.scan, names, [v]))["dice"] for v in votes]
+    ranked = sorted(range(len(votes)), key=lambda k: -alone[k])
+    bank = replace(ReferenceBank.build(references), threshold=-1.0)
+    chosen = {f"random {size}": drawn[:size] for size in _SIZES}
+    for k in (1, 5):
+        chosen[f"nearest {k}"] = [c.entry for c in bank.retrieve(target.scan, k).chosen]
+        chosen[f"oracle {k}"] = ranked[:k]
+    chosen["diverse 5"] = [c.entry for c in bank.retrieve(target.scan, 5, diverse=_DIVERSE).chosen]
+    chosen["worst 5"] = ranked[-5:]
+    found = {
+        what: judged(target.labels, reasoner.decide(target.scan, names, [votes[k] for k in some]))
+        for what, some in chosen.items()
+    }
+    wrong = [_mirrored(references[k]) for k in drawn[:5]]
+    found["mirrored 5"] = judged(target.labels, reasoner.annotate(target.scan, wrong))
+    return found
 
 
-def _chosen(
-    what: str, bank: Sequence[LabelledPicture], target: LabelledPicture, most: int, rng: np.random.Generator
-) -> list[LabelledPicture]:
-    """References for one target: the best by labels or by grey values, random ones, or one left for right."""
-
-    def overlap(one: LabelledPicture) -> float:
-        both = [n for n in one.present if n in target.present]
-        return float(np.mean([dice(np.asarray(target.labels == n), np.asarray(one.labels == n)) for n in both]))
-
-    def likeness(one: LabelledPicture) -> float:
-        return float(np.corrcoef(one.image.ravel(), target.image.ravel())[0, 1])
-
-    if what in ("oracle", "alike"):
-        return [max(bank, key=overlap if what == "oracle" else likeness)]
-    drawn = [bank[int(k)] for k in rng.permutation(len(bank))[:most]]
-    if what == "random":
-        return drawn
-    return [
-        LabelledPicture(one.image[:, ::-1].copy(), one.labels[:, ::-1].copy(), one.names, one.patient) for one in drawn
-    ]
+def _mirrored(one: Reference) -> Reference:
+    scan = replace(one.scan, array=np.ascontiguousarray(one.scan.array[::-1]))
+    labels = LabelMap(np.ascontiguousarray(one.labels.array[::-1]), one.labels.grid, one.labels.names)
+    return replace(one, scan=scan, labels=labels)
 
 
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
-    return accuracy_by_patient({key: r["sizes"] for key, r in results.items()}, context.seed)
+    patients = list(results.values())
+    found = {
+        what: {key: interval([p[what][key] for p in patients], context.seed) for key in ("dice", "named")}
+        for what in _CHOICES
+    }
+    gains = {
+        f"{one} − {other}": interval([p[one]["dice"] - p[other]["dice"] for p in patients], context.seed)
+        for one, other in (("nearest 5", "random 5"), ("diverse 5", "nearest 5"), ("oracle 5", "nearest 5"))
+    }
+    return {"found": found, "gains": gains, "bank": 6 if context.quick else _BANK}
 
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
-    found = result["summary"]["accuracy"]
-    looks = sorted({key.split("/")[0] for key in found})
-    words = {"oracle": "the best by its labels (oracle)", "alike": "the most alike by grey values", "random": "random",
-             "mirrored": "random, left for right (wrong)"}  # fmt: skip
-    rows = []
-    for what, word in words.items():
-        sizes = sorted({size for look in looks for size in found.get(f"{look}/{what}", {})}, key=int)
-        rows += [
-            [
-                f"{size if int(size) > 1 else 'one'}, {word}",
-                *(_shown(found[f"{look}/{what}"][size]) for look in looks if f"{look}/{what}" in found),
-            ]
-            for size in sizes
-        ]
-    return {"accuracy": markdown_table(["references", *(f"{look} looks" for look in looks)], rows)}
+    s = result["summary"]
+    rows = [
+        [word.format(bank=s["bank"]), *(_shown(s["found"][what][key]) for key in ("dice", "named"))]
+        for what, word in _CHOICES.items()
+    ]
+    gains = [[what, _shown(cell, "+")] for what, cell in s["gains"].items()]
+    return {
+        "choices": markdown_table(["references", "mean Dice", "organs named rightly"], rows),
+        "gains": markdown_table(["choice", "difference of Dice"], gains),
+    }
 
 
-def _shown(r: Mapping[str, Any]) -> str:
-    around = f" [{r['interval'][0]:.2f}, {r['interval'][1]:.2f}]" if "interval" in r else ""
-    return f"{r['rate']:.2f}{around}"
+def _shown(cell: Mapping[str, Any], sign: str = "") -> str:
+    around = ""
+    if "interval" in cell:
+        around = f" [{cell['interval'][0]:{sign}.2f}, {cell['interval'][1]:{sign}.2f}]"
+    return f"{cell['mean']:{sign}.2f}{around}"
+
+
+def _figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = result["summary"]["found"]
+    lines: dict[str, Any] = {"random": {"x": list(_SIZES), "y": [found[f"random {n}"]["dice"]["mean"] for n in _SIZES]}}
+    for what in ("nearest", "oracle"):
+        lines[what] = {"x": [1, 5], "y": [found[f"{what} {k}"]["dice"]["mean"] for k in (1, 5)]}
+    panel = {"title": "made-up patients, registration", "lines": lines}
+    return {"dice": {"panels": [panel], "xlabel": "references", "ylabel": "mean Dice"}}
 
 
 STUDY = Study(
     name="rau-bank",
-    question="How many references does the small model need, and does it matter which?",
+    question="How many references does an answer need, and does it matter which?",
     cells=_cells,
     run=_run,
     summarise=_summarise,
     tables=_tables,
+    figures=_figures,
 )

@@ -40,6 +40,7 @@ _STUDIES = {
     "rau-bank": "anatrust.studies.rau_bank",
     "rau-nano": "anatrust.studies.rau_nano",
     "rau-nano-masks": "anatrust.studies.rau_nano_masks",
+    "rau-priors": "anatrust.studies.rau_priors",
     "rau-references": "anatrust.studies.rau_references",
     "rau-registration": "anatrust.studies.rau_registration",
     "rau-warp": "anatrust.studies.rau_warp",
