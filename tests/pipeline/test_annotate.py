@@ -223,3 +223,18 @@ def test_data_that_contradict_themselves_are_refused() -> None:
         Structure(1, "liver", None, 0.0)
     with pytest.raises(AnatrustError, match="0 to 1"):
         Structure(1, "liver", ((0, 1), (0, 1)), 1.5, voxels=1)
+
+
+def test_the_switches_say_what_they_did() -> None:
+    shifts = (-2, -1, 0, 1, 2, 3)
+    others = [tuple(pictured(a) for a in phantom(shift)) for shift in shifts]
+    given = ([image for image, _ in others], [labels for _, labels in others])
+    image, labels = phantom(4)
+    plain = annotate(pictured(image), *given, names={1: "liver", 2: "spleen"})
+    found = annotate(pictured(image), *given, names={1: "liver", 2: "spleen"}, adaptive=True, priors=True)
+    assert found.reasoner.startswith("repaired/1")
+    assert "adaptive/1" in found.reasoner
+    assert plain.reasoner in found.reasoner
+    assert all(dice(labels == n, found.labels.array == n) > 0.8 for n in (1, 2))
+    with pytest.raises(InputError, match="from 5 labelled scans at least"):
+        annotate(pictured(image), given[0][0], given[1][0], priors=True)

@@ -51,6 +51,15 @@ def test_the_same_body_part_comes_first(bank: ReferenceBank, kind: str) -> None:
         )
 
 
+def test_diverse_references_are_unlike_each_other() -> None:
+    twins = [scan_of("disc", 1), scan_of("disc", 1), scan_of("disc", 3)]
+    bank, query = ReferenceBank.build(twins), scan_of("disc", 1).scan
+    assert {c.entry for c in bank.retrieve(query, 2).chosen} == {0, 1}
+    assert {c.entry for c in bank.retrieve(query, 2, diverse=1.0).chosen} == {0, 2}
+    with pytest.raises(InputError, match="a share from 0 to 1"):
+        bank.retrieve(query, 2, diverse=2.0)
+
+
 def test_what_is_not_like_the_bank_is_refused(bank: ReferenceBank, rng: np.random.Generator) -> None:
     stripes = Scan(np.sin(np.arange(48) / 1.5)[:, None] * np.ones(44) + rng.normal(0, 0.05, (48, 44)), GRID, "MR")
     assert "below the bank's" in bank.retrieve(stripes).refused

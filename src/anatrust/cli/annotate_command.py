@@ -34,6 +34,12 @@ def annotate_command(
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="References to take from the bank at most.")] = 5,
     out: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")] = None,
     reasoner: Annotated[str, typer.Option(metavar="NAME", help="Who reasons; see anatrust info.")] = "registration",
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Try turned and enlarged views of each reference, keep what fits best.")
+    ] = False,
+    priors: Annotated[
+        bool, typer.Option("--priors", help="Put the answer in order by the layout that the references share.")
+    ] = False,
     regions: Annotated[
         Path | None, typer.Option(metavar="LABELS", help="Outlined regions of the scan to name, one number each.")
     ] = None,
@@ -117,6 +123,8 @@ def annotate_command(
             bank=bank,
             k=k,
             reasoner=who,
+            adaptive=adaptive,
+            priors=priors,
             regions=regions,
             names=names,
             modality=modality,

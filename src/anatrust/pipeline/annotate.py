@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from anatrust.errors import InputError
+from anatrust.image.orientation import canonical_grid
 from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.image.write import write_mask
@@ -50,6 +51,8 @@ def annotate(
     k: int = 5,
     descriptor: ScanDescriptor | None = None,
     reasoner: str | Reasoner = "registration",
+    adaptive: bool = False,
+    priors: bool = False,
     regions: object = None,
     names: Names = None,
     modality: str | None = None,
@@ -78,6 +81,12 @@ def annotate(
     reasoner
         Its name in the registry, or any `Reasoner`; `anatrust.pipeline.language.language_reasoner` gives the one of
         a vision-language model, which has to be told its model.
+    adaptive
+        Try turned and enlarged views of each reference too and keep the one on which labels carried to the scan and
+        back come back best, see `AdaptiveMemory`.
+    priors
+        Put the answer in order by the layout that the references (all of the bank's, where there is one) share, see
+        `LayoutPrior`; five are the least.
     regions
         Numbered regions that somebody outlined in the scan (path or object): each is named. A vision-language
         reasoner is asked about each in an image; else it is named after the structure that covers most of it.
@@ -139,14 +148,15 @@ def annotate(
         suited, refused = list(held.references(retrieval)), [retrieval.refused] if retrieval.refused else []
         references = tuple(suited) if suited else tuple(e.reference for e in held.entries)
     if suited:
-        found = chosen.annotate(target, suited, progress)
+        known = suited if held is None else [e.reference for e in held.entries]
+        found = _switched(chosen, target, known, adaptive, priors).annotate(target, suited, progress)
         if refused:
             found = replace(found, remarks=(*refused, *found.remarks))
         if outlined is not None:
             found = replace(found, regions=_named(chosen, target, outlined, suited, found))
     else:
-        known = {n: name for r in references for n, name in r.names().items()}
-        found = Annotation.none(target, known, chosen.identity, f"no suitable reference: {refused[0]}")
+        table = {n: name for r in references for n, name in r.names().items()}
+        found = Annotation.none(target, table, chosen.identity, f"no suitable reference: {refused[0]}")
     timings["reason"] = time.perf_counter() - begin
     if out is not None:
         inputs = _inputs(target, scan, references, reference, reference_labels, bank)
@@ -182,6 +192,21 @@ def _reasoner(wanted: str | Reasoner) -> Reasoner:
     if wanted in ("vlm", "seggpt"):
         raise InputError(f"the reasoner {wanted!r} needs a model: give the object, see docs/reference/reference.md")
     raise InputError(f"there is no reasoner {wanted!r}: choose registration, correspondence, seggpt or vlm")
+
+
+def _switched(reasoner: Reasoner, target: Scan, known: Sequence[Reference], adaptive: bool, priors: bool) -> Reasoner:
+    """The reasoner with an adaptive memory, and with what the known references tell about layouts, where wanted."""
+    if adaptive:
+        from anatrust.reference.adaptive_memory import AdaptiveMemory
+
+        reasoner = AdaptiveMemory(reasoner)
+    if priors:
+        from anatrust.reference.layout_prior import LayoutPrior, RepairedReasoner
+
+        plane = canonical_grid(target.grid).orientation
+        maps = [r.labels for r in known if canonical_grid(r.labels.grid).orientation == plane]
+        reasoner = RepairedReasoner(reasoner, LayoutPrior.learn(maps))
+    return reasoner
 
 
 def _named(

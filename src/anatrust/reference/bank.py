@@ -200,13 +200,13 @@ class ReferenceBank:
         return Retrieval(tuple(Chosen(i, cosines[i], mutual[i], float(w)) for i, w in zip(order, weights, strict=True)))
 
     def _ordered(self, scores: dict[int, float], k: int, diverse: float) -> list[int]:
-        """The best first; each next one less what it resembles those before it."""
+        """The best first; each next one counts less the more it resembles one before it."""
         order: list[int] = []
         whole = {i: self.entries[i].described.whole for i in scores}
         for _ in range(min(k, len(scores))):
             left = [i for i in scores if i not in order]
             alike = {i: max((float(whole[i] @ whole[j]) for j in order), default=0.0) for i in left}
-            order.append(min(left, key=lambda i: (diverse * alike[i] - scores[i], i)))
+            order.append(min(left, key=lambda i: (-scores[i] * (1 - diverse * alike[i]), i)))
         return order
 
     def references(self, retrieval: Retrieval) -> tuple[Reference, ...]:
