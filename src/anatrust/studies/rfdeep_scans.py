@@ -169,20 +169,20 @@ def units(name: SetName, dataset: str, data: Path, *, quick: bool = False, varia
         "crops": settings.to_json(),
         "strength": _strength(dataset),
         "source": provenance.source_hash(_CODE),
-        "network": _network_hash(name, data, quick),
+        "network": network_hash(name, data, quick),
     }
     file = Path("build/studies/rfdeep") / f"{name}-{dataset}-{variant}-{provenance.fingerprint(identity)}.npz".replace(
         " ", "-"
     )
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        tools = _tools(name, data, quick)
+        tools = network(name, data, quick)
         slow = "" if quick else "radiomics"
         made = [_unit(tools, *scan, settings, variant, slow) for scan in _scans(name, dataset, data, quick)]
         with replacing(file) as part, part.open("wb") as handle:
-            np.savez(handle, **_packed(made))  # type: ignore[arg-type]
+            np.savez(handle, **packed(made))  # type: ignore[arg-type]
     with np.load(file, allow_pickle=False) as kept:
-        return _unpacked(dict(kept))
+        return unpacked(dict(kept))
 
 
 def _strength(dataset: str) -> float | None:
@@ -191,14 +191,14 @@ def _strength(dataset: str) -> float | None:
 
 
 @cache
-def _network_hash(name: SetName, data: Path, quick: bool) -> str:
+def network_hash(name: SetName, data: Path, quick: bool) -> str:
     from anatrust.models.stage_features import weights_hash
 
     return weights_hash(unet(name, "strong", data, quick=quick))
 
 
 @cache
-def _held_out(name: SetName, data: Path, quick: bool) -> tuple[HeldOutImage, ...]:
+def held_out_images(name: SetName, data: Path, quick: bool) -> tuple[HeldOutImage, ...]:
     """One image a hippocampus patient, three evenly spread slices of each cardiac one."""
     images = held_out(name, "strong", data, quick=quick)
     if name == "hippocampus":
@@ -216,8 +216,8 @@ def _scans(
 ) -> list[tuple[ScanKey, Scan, npt.NDArray[Any] | None, str]]:
     """Key, scan, truth (labels) and group of every scan of a data set."""
     if dataset in FAR:
-        return _far(name, dataset, data, quick)
-    images = _held_out(name, data, quick)
+        return far_scans(name, dataset, data, quick)
+    images = held_out_images(name, data, quick)
     patients = sorted({image.patient for image in images})
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(patients))
     usual = {patients[i] for i in order[: round(_USUAL_SHARE * len(patients))]}
@@ -234,7 +234,7 @@ def _scans(
     return found
 
 
-def _far(
+def far_scans(
     name: SetName, dataset: str, data: Path, quick: bool
 ) -> list[tuple[ScanKey, Scan, npt.NDArray[Any] | None, str]]:
     """Pieces of other images, with the field of view and voxel size of the set's own images."""
@@ -268,7 +268,7 @@ def _piece(scan: Scan, centre: npt.NDArray[Any], box: tuple[int, ...]) -> tuple[
 
 
 @cache
-def _tools(name: SetName, data: Path, quick: bool) -> tuple[Any, Any]:
+def network(name: SetName, data: Path, quick: bool) -> tuple[Any, Any]:
     """The network, and its stages read before and after normalisation in one pass."""
     import torch
 
@@ -281,7 +281,7 @@ def _tools(name: SetName, data: Path, quick: bool) -> tuple[Any, Any]:
     return model, StageFeatures(model, stages=stages, pool="moments")
 
 
-def _before_and_after(found: ScanFeatures) -> tuple[ScanFeatures, ScanFeatures]:
+def before_and_after(found: ScanFeatures) -> tuple[ScanFeatures, ScanFeatures]:
     """Moments before normalisation, and averages alone after it (as published)."""
     half = len(found.levels) // 2
     widths = [width for _, width in found.levels]
@@ -325,7 +325,7 @@ def _unit(
     name = f"{key.dataset}/{key.patient}/{key.scan}"
     drawn = anchored_crops(scan, mask, settings, identifier=name)
     if not isinstance(drawn, NoPrediction):
-        before, after = _before_and_after(describe(drawn, stages))
+        before, after = before_and_after(describe(drawn, stages))
         found: dict[str, ScanFeatures] = {"deep": before}
         if variant == "main":
             found["levels"] = after
@@ -350,7 +350,7 @@ def _radiomics(scan: Scan, mask: Mask, name: str) -> ScanFeatures | NoPrediction
     return RadiomicsFeatures(intensity="percentile", families=_FAMILIES).of(scan, mask, identifier=name)
 
 
-def _packed(made: list[Unit]) -> dict[str, npt.NDArray[Any]]:
+def packed(made: list[Unit]) -> dict[str, npt.NDArray[Any]]:
     """Plain arrays of a data set; a unit's features follow each other kind by kind."""
     header = [
         {
@@ -373,7 +373,7 @@ def _packed(made: list[Unit]) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def _unpacked(arrays: Mapping[str, npt.NDArray[Any]]) -> list[Unit]:
+def unpacked(arrays: Mapping[str, npt.NDArray[Any]]) -> list[Unit]:
     return [
         Unit(
             ScanKey(*row["key"]),

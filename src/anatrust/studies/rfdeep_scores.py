@@ -30,7 +30,7 @@ from anatrust.studies.rfdeep_scans import FAR, NEAR_LEVEL, STRENGTHS, Unit, data
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["STUDY"]
+__all__ = ["STUDY", "at_ten_points", "between", "strength_at"]
 
 JOINT, TOGETHER = "forest, deep and histogram", "together"
 _LESIONS = {"forest, deep, taught lesions": "forest, deep", f"{JOINT}, taught lesions": JOINT}
@@ -148,16 +148,15 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
         column = _COLUMNS.index(name)
         for dataset in sorted({row[1] for rows in runs for row in rows} - {"usual"}):
             table.setdefault(name, {})[dataset] = _compared(runs, dataset, column, context.seed)
-    reached = {kind: found for kind in STRENGTHS if (found := _at_ten(kind, points)) is not None}
-    curves = {name: {kind: _between(table[name], kind, place) for kind, place in reached.items()} for name in table}
+    reached = {kind: found for kind in STRENGTHS if (found := at_ten_points(kind, points)) is not None}
+    curves = {name: {kind: between(table[name], kind, place) for kind, place in reached.items()} for name in table}
     targets = []
     for name in ("forest, deep", JOINT, TOGETHER, *_LESIONS):
         for kind, value in curves[name].items():
             if name in _LESIONS and kind != "lesion":
                 continue
-            what = (
-                f"{name}: {kind} where the segmenter has lost {_POINTS:g} Dice points ({_strength(kind, reached):.3g})"
-            )
+            at = f"{strength_at(kind, reached):.3g}"
+            what = f"{name}: {kind} where the segmenter has lost {_POINTS:g} Dice points ({at})"
             targets.append({"what": what, "required": ">= 0.93", "observed": round(value, 4), "met": value >= 0.93})
     return {"detectors": table, "at_ten_points": curves, "cost": dict(results["cost"]["points"]), "targets": targets}
 
@@ -182,7 +181,7 @@ def _compared(runs: Sequence[Sequence[Sequence[Any]]], dataset: str, column: int
     }
 
 
-def _at_ten(kind: str, points: Mapping[str, float]) -> float | None:
+def at_ten_points(kind: str, points: Mapping[str, float]) -> float | None:
     """Level (a fraction between two) at which a shift has cost ten points; None where it never does."""
     levels = [level for level in range(1, 5) if f"{kind} {level}" in points]
     for level in levels:
@@ -193,14 +192,15 @@ def _at_ten(kind: str, points: Mapping[str, float]) -> float | None:
     return None
 
 
-def _between(rows: Mapping[str, Any], kind: str, place: float) -> float:
+def between(rows: Mapping[str, Any], kind: str, place: float) -> float:
     """AUROC between two strengths, linearly; nothing is told apart at strength 0."""
     low, share = int(place), place - int(place)
     ends = [0.5 if level == 0 else rows[f"{kind} {level}"]["auroc"]["mean"] for level in (low, min(low + 1, 4))]
     return float(ends[0] + share * (ends[1] - ends[0]))
 
 
-def _strength(kind: str, reached: Mapping[str, float]) -> float:
+def strength_at(kind: str, reached: Mapping[str, float]) -> float:
+    """The strength at the level :func:`at_ten_points` gave."""
     low, share = int(reached[kind]), reached[kind] - int(reached[kind])
     ends = (0.0, *STRENGTHS[kind], STRENGTHS[kind][-1])
     return ends[low] + share * (ends[low + 1] - ends[low])

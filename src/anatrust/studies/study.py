@@ -47,6 +47,7 @@ _STUDIES = {
     "real-tumours": "anatrust.studies.real_tumours",
     "rfdeep-ablation": "anatrust.studies.rfdeep_ablation",
     "rfdeep-blind": "anatrust.studies.rfdeep_blind",
+    "rfdeep-default": "anatrust.studies.rfdeep_default",
     "rfdeep-failure": "anatrust.studies.rfdeep_failure",
     "rfdeep-fair": "anatrust.studies.rfdeep_fair",
     "rfdeep-holdout": "anatrust.studies.rfdeep_holdout",

@@ -1,0 +1,403 @@
+"""Study `rfdeep-default`: what a user without strange scans gets, on hippocampi and on hearts.
+
+Nothing here is taught a tested shift: detectors learn from usual patients alone, or from changed copies of them
+(`SYNTHETIC_OUTLIERS`), as `anatrust fit` does. Each patient is whole on one side: those not fitted on are tested as
+they are and under every shift, so usual and strange scans are of the same people. What is measured (*mask*,
+*certainty*) was chosen on the 20 tuning patients of the hippocampus segmenter with other changes than the tested ones
+(boxes pasted from elsewhere, swelling, smudging, signal loss, shuffled pieces); those patients are left out here, and
+the hearts were not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.image.atomic import replacing
+from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
+from anatrust.metrics import dice, label_lesions
+from anatrust.ood.certainty import CERTAINTY_LEVELS, certainty
+from anatrust.ood.crops import NoPrediction, anchored_crops
+from anatrust.ood.detectors import make_detector
+from anatrust.ood.features import Levels, ScanFeatures, describe
+from anatrust.ood.mask_features import MaskFeatures
+from anatrust.ood.screen import Screener, fit_screener
+from anatrust.ood.splits import ScanKey
+from anatrust.ood.synthetic import SYNTHETIC_OUTLIERS, shifted
+from anatrust.statistics.conformal_p import conformal_p_value
+from anatrust.studies import provenance
+from anatrust.studies.intervals import allowance
+from anatrust.studies.rfdeep_main import near_and_far
+from anatrust.studies.rfdeep_methods import Placements, panel, settle
+from anatrust.studies.rfdeep_scans import (
+    CROPS,
+    FAR,
+    NEAR_LEVEL,
+    STRENGTHS,
+    SetName,
+    Unit,
+    before_and_after,
+    data_files,
+    far_scans,
+    held_out_images,
+    network,
+    network_hash,
+    packed,
+    unpacked,
+)
+from anatrust.studies.rfdeep_scores import at_ten_points, between, strength_at
+from anatrust.studies.study import Cell, Context, Study
+from anatrust.studies.tables import markdown_table
+
+__all__ = ["STUDY"]
+
+_CODE = (
+    "anatrust.ood.certainty",
+    "anatrust.ood.crops",
+    "anatrust.ood.features",
+    "anatrust.ood.logit_scores",
+    "anatrust.ood.mask_features",
+    "anatrust.ood.synthetic",
+    "anatrust.models.descriptors",
+    "anatrust.models.stage_features",
+)
+_NEEDS = (
+    *_CODE,
+    "anatrust.ood.combination",
+    "anatrust.ood.detectors",
+    "anatrust.ood.screen",
+    "anatrust.studies.rfdeep_default",
+    "anatrust.studies.rfdeep_scans",
+)
+_SIZES: Mapping[SetName, int] = {"hippocampus": 20, "cardiac": 14}
+_RATES = (0.05, 0.1, 0.2)
+_GROUPS = {"N": "normal", "HYP": "hypertrophy", "HF-I": "failure with infarct", "HF-NI": "failure without infarct"}
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Features and detectors; several are combined by rank, as `fit_screener` does."""
+
+    features: tuple[str, ...]
+    detectors: tuple[str, ...]
+
+    @property
+    def copies(self) -> bool:
+        return "forest" in self.detectors
+
+
+_RECIPES: Mapping[str, _Recipe] = {
+    "forest, deep, changed copies": _Recipe(("deep",), ("forest",)),
+    "Mahalanobis, deep": _Recipe(("deep",), ("mahalanobis",)),
+    "both, deep, changed copies": _Recipe(("deep",), ("forest", "mahalanobis")),
+    "Mahalanobis, certainty": _Recipe(("certainty",), ("mahalanobis",)),
+    "Mahalanobis, deep and certainty": _Recipe(("deep", "certainty"), ("mahalanobis",)),
+    "both, deep and certainty, changed copies": _Recipe(("deep", "certainty"), ("forest", "mahalanobis")),
+    "Mahalanobis, mask": _Recipe(("mask",), ("mahalanobis",)),
+    "Mahalanobis, mask and certainty": _Recipe(("mask", "certainty"), ("mahalanobis",)),
+    "both, mask and certainty, changed copies": _Recipe(("mask", "certainty"), ("forest", "mahalanobis")),
+}
+_BEST = ("Mahalanobis, mask and certainty", "both, mask and certainty, changed copies")
+
+
+def _kinds(quick: bool) -> tuple[str, ...]:
+    return ("noise", "lesion") if quick else tuple(STRENGTHS)
+
+
+def _datasets(quick: bool) -> tuple[str, ...]:
+    """Usual scans, every shift at every strength, changed copies to learn from, far scans."""
+    levels = (NEAR_LEVEL,) if quick else (1, 2, 3, 4)
+    copies = tuple(SYNTHETIC_OUTLIERS)[: 3 if quick else None]
+    near = tuple(f"{kind} {level}" for kind in _kinds(quick) for level in levels)
+    return ("usual", *near, *(f"copy {kind}" for kind in copies), *FAR)
+
+
+def _scans(
+    name: SetName, dataset: str, data: Path, quick: bool
+) -> list[tuple[ScanKey, Scan, npt.NDArray[Any] | None, str]]:
+    if dataset in FAR:
+        return far_scans(name, dataset, data, quick)
+    kind, _, level = dataset.rpartition(" ")
+    found: list[tuple[ScanKey, Scan, npt.NDArray[Any] | None, str]] = []
+    for image in held_out_images(name, data, quick):
+        if name == "hippocampus" and image.part == "tuning" and not quick:
+            continue
+        scan, truth = image.scan, image.labels
+        marks = LabelMap(np.asarray(truth > 0, dtype=np.uint8), scan.grid)
+        if kind == "copy":
+            scan = shifted(scan, marks, level, SYNTHETIC_OUTLIERS[level])[0]
+        elif kind in STRENGTHS:
+            scan = shifted(scan, marks, kind, STRENGTHS[kind][int(level) - 1])[0]
+        found.append((ScanKey(dataset, image.patient, image.key), scan, truth, image.group))
+    return found
+
+
+def _units(name: SetName, dataset: str, data: Path, quick: bool) -> list[Unit]:
+    """The scans of a data set, segmented and described; made once and kept."""
+    kind, _, level = dataset.rpartition(" ")
+    identity = {
+        "set": name,
+        "dataset": dataset,
+        "quick": quick,
+        "strength": STRENGTHS[kind] if kind in STRENGTHS else SYNTHETIC_OUTLIERS.get(level),
+        "source": provenance.source_hash((*_CODE, "anatrust.studies.rfdeep_scans")),
+        "network": network_hash(name, data, quick),
+    }
+    stem = f"default-{name}-{dataset}-{provenance.fingerprint(identity)}".replace(" ", "-")
+    file = Path("build/studies/rfdeep") / f"{stem}.npz"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        made = [_unit(name, *scan, network(name, data, quick)) for scan in _scans(name, dataset, data, quick)]
+        with replacing(file) as part, part.open("wb") as handle:
+            np.savez(handle, **packed(made))  # type: ignore[arg-type]
+    with np.load(file, allow_pickle=False) as kept:
+        return unpacked(dict(kept))
+
+
+def _unit(
+    name: SetName, key: ScanKey, scan: Scan, truth: npt.NDArray[Any] | None, group: str, tools: tuple[Any, Any]
+) -> Unit:
+    import torch
+
+    from anatrust.models.unet import normalised
+
+    model, stages = tools
+    with torch.inference_mode():
+        soft = model(torch.from_numpy(normalised(scan.array))[None, None])[0].float().softmax(0).numpy()
+    array = soft.argmax(axis=0) > 0
+    mask = Mask(array, scan.grid)
+    score = None if truth is None else float(dice(truth > 0, array))
+    features: dict[str, npt.NDArray[np.float32]] = {}
+    levels: dict[str, Levels] = {}
+    identifier = f"{key.dataset}/{key.patient}/{key.scan}"
+    drawn = anchored_crops(scan, mask, CROPS[name], identifier=identifier)
+    local = MaskFeatures(intensity="percentile").of(scan, mask, identifier=identifier)
+    if not isinstance(drawn, NoPrediction) and not isinstance(local, NoPrediction):
+        deep = before_and_after(describe(drawn, stages))[0]
+        unsure = certainty(ProbabilityMap(np.clip(soft, 0, 1), scan.grid, model.config.classes), mask)
+        features = {"deep": deep.values, "mask": local.values, "certainty": unsure[None]}
+        levels = {"deep": deep.levels, "mask": local.levels, "certainty": CERTAINTY_LEVELS}
+    components = int(label_lesions(array).max())
+    return Unit(key, features, levels, np.zeros(0), score, int(array.sum()), components, group)
+
+
+@cache
+def _known(name: SetName, data: Path, quick: bool) -> Mapping[str, list[Unit]]:
+    return {d: [u for u in _units(name, d, data, quick) if not u.empty] for d in _datasets(quick)}
+
+
+def _joined(unit: Unit, recipe: _Recipe) -> ScanFeatures:
+    """The recipe's features side by side, those of the whole scan repeated for each crop."""
+    rows = max(len(unit.features[kind]) for kind in recipe.features)
+    parts = [np.broadcast_to(v, (rows, v.shape[1])) for kind in recipe.features for v in (unit.features[kind],)]
+    levels = tuple(level for kind in recipe.features for level in unit.levels[kind])
+    return ScanFeatures(f"{unit.key}", np.concatenate(parts, axis=1), levels, " + ".join(recipe.features))
+
+
+def _fitted(
+    recipe: _Recipe, known: Mapping[str, list[Unit]], people: Sequence[str], seed: int, quick: bool
+) -> Screener:
+    """As `anatrust fit` would: one changed copy of each scan fitted on, kinds in turn."""
+    usual = [u for u in known["usual"] if u.key.patient in set(people)]
+    copies: list[ScanFeatures] = []
+    if recipe.copies:
+        kinds = [d for d in known if d.startswith("copy ")]
+        at = {d: {(u.key.patient, u.key.scan): u for u in known[d]} for d in kinds}
+        for number, unit in enumerate(usual):
+            made = at[kinds[(number + seed) % len(kinds)]].get((unit.key.patient, unit.key.scan))
+            copies += [] if made is None else [_joined(made, recipe)]
+    settings: Mapping[str, Mapping[str, Any]] = {
+        "forest": {"trees": 50 if quick else 300, "jobs": 1},
+        "mahalanobis": {"normalise": "zscore"},
+    }
+    judges = [make_detector(d, **settings[d]) for d in recipe.detectors]
+    return fit_screener(judges, [_joined(u, recipe) for u in usual], [u.key.patient for u in usual], copies, seed=seed)
+
+
+def _people(known: Mapping[str, list[Unit]], seed: int, number: int) -> list[str]:
+    names = sorted({u.key.patient for u in known["usual"]})
+    return [names[i] for i in np.random.default_rng([seed, number]).permutation(len(names))]
+
+
+def _cells(context: Context) -> list[Cell]:
+    sets: tuple[SetName, ...] = ("hippocampus",) if context.quick else ("hippocampus", "cardiac")
+    cells = []
+    for name in sets:
+        files = data_files(name, context.path(), quick=context.quick)
+        cells += [
+            Cell(f"scans/{name}/{dataset}", {"set": name, "dataset": dataset}, files=files, needs=_NEEDS)
+            for dataset in _datasets(context.quick)
+        ]
+        for recipe in _RECIPES if not context.quick else (_BEST[0], "forest, deep, changed copies"):
+            parameters = {"set": name, "recipe": recipe, "resplits": 2 if context.quick else 20}
+            cells.append(Cell(f"resplits/{name}/{recipe}", parameters, files=files, needs=_NEEDS))
+        if name == "cardiac":
+            for recipe in ("Mahalanobis, deep", *_BEST):
+                parameters = {"set": name, "recipe": recipe, "resplits": 20}
+                cells.append(Cell(f"groups/{name}/{recipe}", parameters, files=files, needs=_NEEDS))
+    parameters = {"set": "hippocampus", "recipe": _BEST[0], "resplits": 20 if context.quick else 1000}
+    files = data_files("hippocampus", context.path(), quick=context.quick)
+    return [*cells, Cell("validity/hippocampus", parameters, files=files, needs=_NEEDS)]
+
+
+def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
+    p = cell.parameters
+    if "dataset" in p:
+        found = _units(p["set"], p["dataset"], context.path(), context.quick)
+        scored: dict[str, list[float]] = {}
+        for unit in found:
+            if unit.dice is not None:
+                scored.setdefault(unit.key.patient, []).append(unit.dice)
+        mean = round(float(np.mean([np.mean(v) for v in scored.values()])), 4) if scored else None
+        empty = sum(u.empty for u in found)
+        return {"scans": len(found), "patients": len({u.key.patient for u in found}), "empty": empty, "dice": mean}
+    known, recipe = _known(p["set"], context.path(), context.quick), _RECIPES[p["recipe"]]
+    if cell.key.startswith("validity"):
+        return _validity(known, recipe, p["resplits"], context)
+    if cell.key.startswith("groups"):
+        return _groups(known, recipe, p["resplits"], context)
+    fit = 6 if context.quick else _SIZES[p["set"]]
+    panels: dict[str, list[dict[str, float]]] = {}
+    placements = {f"near {NEAR_LEVEL}": Placements(), "far": Placements(), f"lesion {4}": Placements()}
+    for number in range(p["resplits"]):
+        people = _people(known, context.seed, number)
+        screener = _fitted(recipe, known, people[:fit], number, context.quick)
+        tested = set(people[fit:])
+        asked = {d: [u for u in rows if d in FAR or u.key.patient in tested] for d, rows in known.items()}
+        asked = {d: rows for d, rows in asked.items() if not d.startswith("copy ")}
+        made = {d: screener.abnormality([_joined(u, recipe) for u in rows]) for d, rows in asked.items()}
+        strange = [d for d in made if d != "usual"]
+        for group, members in ({d: [d] for d in strange} | near_and_far(strange)).items():
+            outside = np.concatenate([made[m] for m in members])
+            panels.setdefault(group, []).append(panel(made["usual"], outside))
+            if group in placements:
+                whose = [u.key.patient for m in members for u in asked[m]]
+                placements[group].add(made["usual"], outside, [u.key.patient for u in asked["usual"]], whose)
+    return {
+        "rows": {g: {m: settle([row[m] for row in rows]) for m in ("auroc", "fpr95")} for g, rows in panels.items()},
+        "intervals": {g: own.interval(seed=context.seed) for g, own in placements.items() if own.outside},
+    }
+
+
+def _validity(known: Mapping[str, list[Unit]], recipe: _Recipe, resplits: int, context: Context) -> Mapping[str, Any]:
+    """How often a usual patient gets p ≤ t, drawn at random with those fitted and calibrated on."""
+    fit, n = (4, 5) if context.quick else (20, 19)
+    by_patient = {u.key.patient: u for u in known["usual"]}
+    values = []
+    for number in range(resplits):
+        people = _people(known, context.seed + 9, number)
+        screener = _fitted(recipe, known, people[:fit], number, context.quick)
+        scores = screener.abnormality([_joined(by_patient[p], recipe) for p in people[fit : fit + n + 1]])
+        values.append(float(conformal_p_value(np.sort(scores[:n]), float(scores[n]))))
+    shares = {str(t): round(float(np.mean([v <= t + 1e-9 for v in values])), 4) for t in _RATES}
+    return {"calibration": n, "resplits": resplits, "shares": shares}
+
+
+def _groups(known: Mapping[str, list[Unit]], recipe: _Recipe, resplits: int, context: Context) -> Mapping[str, Any]:
+    """A pathology group as strange, told from patients of the other groups that were not fitted on either."""
+    group_of = {u.key.patient: u.group for u in known["usual"]}
+    found: dict[str, list[float]] = {}
+    for group in _GROUPS:
+        for number in range(resplits):
+            others = [p for p in _people(known, context.seed + 5, number) if group_of[p] != group]
+            fit = round(0.65 * len(others))
+            screener = _fitted(recipe, known, others[:fit], number, context.quick)
+            usual = [u for u in known["usual"] if u.key.patient in others[fit:]]
+            strange = [u for u in known["usual"] if group_of[u.key.patient] == group]
+            sides = [screener.abnormality([_joined(u, recipe) for u in rows]) for rows in (usual, strange)]
+            found.setdefault(group, []).append(panel(*sides)["auroc"])
+    counts = {g: sum(own == g for own in group_of.values()) for g in _GROUPS}
+    return {g: {"auroc": settle(rows), "patients": counts[g]} for g, rows in found.items()}
+
+
+def _lost(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, float]:
+    """Dice points each shift costs; the same patients with and without it."""
+    scans = {k.rpartition("/")[2]: v for k, v in results.items() if k.startswith(f"scans/{name}/")}
+    usual = scans["usual"]["dice"]
+    near = [d for d in scans if d.rpartition(" ")[0] in STRENGTHS]
+    return {d: round(100 * (usual - scans[d]["dice"]), 2) for d in near}
+
+
+def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
+    del context
+    summary: dict[str, Any] = {"targets": []}
+    for name in ("hippocampus", "cardiac"):
+        if f"scans/{name}/usual" not in results:
+            continue
+        lost = _lost(results, name)
+        reached = {k: place for k in STRENGTHS if (place := at_ten_points(k, lost)) is not None}
+        own = {k.split("/", 2)[2]: v for k, v in results.items() if k.startswith(f"resplits/{name}/")}
+        ten = {r: {k: round(between(v["rows"], k, at), 4) for k, at in reached.items()} for r, v in own.items()}
+        summary[name] = {"dice_lost": lost, "at_ten_points": ten}
+        for recipe in own:
+            value = own[recipe]["rows"]["far"]["auroc"]["mean"]
+            summary["targets"].append(_target(f"{name}: {recipe}: far", ">= 0.99", value, value >= 0.99))
+            for kind, value in ten[recipe].items():
+                where = f"where the segmenter has lost 10 points ({strength_at(kind, reached):.3g})"
+                what = f"{name}: {recipe}: {kind} {where}"
+                summary["targets"].append(_target(what, ">= 0.93", value, value >= 0.93))
+    found = results["validity/hippocampus"]
+    for t, share in found["shares"].items():
+        lowest = np.floor(float(t) * (found["calibration"] + 1) + 1e-9) / (found["calibration"] + 1)
+        slack = allowance(float(t), found["resplits"]) - float(t)
+        words = f"{lowest:.2f} - {slack:.3f} to {float(t):.2f} + {slack:.3f}"
+        good = bool(lowest - slack <= share <= float(t) + slack)
+        summary["targets"].append(_target(f"hippocampus: {_BEST[0]}: P(p <= {t})", words, share, good))
+    return summary
+
+
+def _target(what: str, required: str, observed: float, met: bool) -> dict[str, Any]:
+    return {"what": what, "required": required, "observed": observed, "met": met}
+
+
+def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
+    made = {}
+    cells = result["cells"]
+    for name in ("hippocampus", "cardiac"):
+        own = {k.split("/", 2)[2]: v for k, v in cells.items() if k.startswith(f"resplits/{name}/")}
+        if not own:
+            continue
+        ten = result["summary"][name]["at_ten_points"]
+        kinds = list(next(iter(ten.values())))
+        rows = []
+        for recipe, found in own.items():
+            near, low = found["rows"][f"near {NEAR_LEVEL}"], found["intervals"][f"near {NEAR_LEVEL}"]
+            rows.append(
+                [
+                    recipe,
+                    f"{near['auroc']['mean']:.3f} ({low[0]:.2f}–{low[1]:.2f})",
+                    f"{near['fpr95']['mean']:.2f}",
+                    f"{found['rows']['far']['auroc']['mean']:.3f}",
+                    *(f"{ten[recipe][kind]:.3f}" for kind in kinds),
+                ]
+            )
+        heads = ["detector", f"near {NEAR_LEVEL} (95 % over patients)", "FPR95", "far"]
+        made[name] = markdown_table([*heads, *(f"{kind} at 10 points" for kind in kinds)], rows)
+    groups = {k.split("/", 2)[2]: v for k, v in cells.items() if k.startswith("groups/")}
+    if groups:
+        rows = []
+        for group, words in _GROUPS.items():
+            cellsof = [v[group] for v in groups.values()]
+            numbers = [f"{v['auroc']['mean']:.2f} ({v['auroc']['low']:.2f}–{v['auroc']['high']:.2f})" for v in cellsof]
+            rows.append([words, cellsof[0]["patients"], *numbers])
+        made["groups"] = markdown_table(["group held out", "patients", *groups], rows)
+    kept = [t for t in result["summary"]["targets"] if any(f": {best}:" in t["what"] for best in _BEST)]
+    rows = [[t["what"], t["required"], f"{t['observed']:.3f}", "yes" if t["met"] else "**no**"] for t in kept]
+    made["targets"] = markdown_table(["target", "required", "observed", "met"], rows)
+    return made
+
+
+STUDY = Study(
+    name="rfdeep-default",
+    question="What finds shifts that nothing was taught, in few patients too?",
+    cells=_cells,
+    run=_run,
+    summarise=_summarise,
+    tables=_tables,
+)
