@@ -16,10 +16,11 @@ from anatrust.cli.main import run
 from anatrust.errors import FormatError, InputError
 from anatrust.image import read_mask, read_scan, write_scan
 from anatrust.image.grid import Grid
-from anatrust.image.volumes import Mask, Scan
-from anatrust.image.write import write_mask
+from anatrust.image.volumes import Mask, ProbabilityMap, Scan
+from anatrust.image.write import write_mask, write_probabilities
 from anatrust.ood.crops import CropSettings
 from anatrust.ood.features import ScanFeatures
+from anatrust.pipeline.assess import assess
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
 from anatrust.pipeline.fit_screening import fit_screening
@@ -231,7 +232,8 @@ def test_few_patients_fit_and_calibrate_on_all_of_them(
     split = fit_screening(Cohort.read(table(folder, few)), flag_rate=0.1, description=make_description(crops=SMALL))
     assert any("--cross-conformal can" in note for note in split.notes)
     file = table(folder, few, "few.csv")
-    command = ["fit", str(file), "-o", str(tmp_path / "p.profile"), "--flag-rate", "0.1", "--crop-edge", "32", "-q"]
+    command = ["fit", str(file), "-o", str(tmp_path / "p.profile"), "--flag-rate", "0.1", "-q"]
+    command += ["--screen-with", "descriptors", "--crop-edge", "32"]
     assert run([*command, "--cross-conformal"]) == 0
     assert run(["info", str(tmp_path / "p.profile")]) == 0
     assert "9 patients fitted on, the same calibrated on" in capsys.readouterr().out
@@ -291,3 +293,87 @@ def test_many_strange_scans_of_few_people_teach_no_forest(folder: Path) -> None:
     assert fitted.section is not None
     assert [d.name for d in fitted.section.screener.detectors] == ["mahalanobis"]
     assert any("14 strange scans of 4 patients are too few" in note for note in fitted.notes)
+
+
+def write_unsure(folder: Path, number: int, sure: float) -> None:
+    """Probabilities of a patient's mask: inside ``sure`` on average, a little more or less from voxel to voxel."""
+    rng = np.random.default_rng([31, number])
+    inside = read_mask(folder / f"{number}-mask.nii.gz").array != 0
+    share = np.where(inside, np.clip(sure + 0.02 * rng.normal(size=inside.shape), 0.01, 0.99), 0.01)
+    write_probabilities(folder / f"{number}-soft.nii.gz", ProbabilityMap(share[None].astype(np.float32), GRID))
+
+
+def test_how_sure_the_segmenter_is_stands_beside_where_it_is_known(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten scans look usual, but the segmenter is unsure of them: only its probabilities tell."""
+    for number in range(45):
+        write_unsure(folder, number, 0.95 if number < 35 else 0.8)
+    rows = table(folder, usual(30))
+    text = rows.read_text().splitlines()
+    soft = [f"{line},{line.split(',')[0]}-soft.nii.gz" for line in text[1:]]
+    rows.write_text("\n".join([f"{text[0]},probabilities", *soft]) + "\n")
+    profile = str(tmp_path / "p.profile")
+    assert run(["fit", str(rows), "-o", profile, "--flag-rate", "0.1", "-q"]) == 0
+    capsys.readouterr()
+    assert run(["info", profile]) == 0
+    assert "mask and the segmenter's certainty" in capsys.readouterr().out
+    one = ["-i", str(folder / "40-scan.nii.gz"), "-m", str(folder / "40-mask.nii.gz")]
+    assert run(["screen", "--profile", profile, *one, "-p", str(folder / "40-soft.nii.gz")]) == 0
+    assert capsys.readouterr().out.startswith("STRANGE")
+    assert run(["screen", "--profile", profile, *one]) == 2
+    assert "probabilities are missing (-p" in capsys.readouterr().err
+    asked = folder / "asked.csv"
+    header = "id,image,mask,probabilities\n"
+    lines = [f"{n},{n}-scan.nii.gz,{n}-mask.nii.gz,{n}-soft.nii.gz" for n in (*range(30, 35), *range(35, 45))]
+    asked.write_text(header + "\n".join([*lines, "without,41-scan.nii.gz,41-mask.nii.gz,"]) + "\n")
+    assert run(["screen", str(asked), "--profile", profile, "-o", str(tmp_path / "s.csv"), "-q"]) == 0
+    with (tmp_path / "s.csv").open() as handle:
+        verdicts = {row["id"]: row["verdict"] for row in csv.DictReader(handle)}
+    assert all(verdicts[str(n)] == "strange" for n in range(35, 45))
+    assert sum(verdicts[str(n)] == "strange" for n in range(30, 35)) <= 2
+    assert verdicts["without"] == "unreadable"
+    paths = [folder / f"40-{what}.nii.gz" for what in ("scan", "mask")]
+    silent = assess(*paths, profile=Profile.load(profile), kind="organ")
+    assert silent.screening is None
+    assert any("not screened" in note for note in silent.notes)
+    told = assess(*paths, probabilities=folder / "40-soft.nii.gz", profile=Profile.load(profile), kind="organ")
+    assert told.screening is not None
+    assert told.screening.verdict == "strange"
+
+
+def test_changed_copies_are_segmented_again_where_certainty_is_measured(folder: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from anatrust.models.unet import UNet, UNetConfig
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    UNet(UNetConfig(2, ("background", "a"), (4, 8))).save(tmp_path / "net")
+    for number in range(30):
+        write_unsure(folder, number, 0.9)
+    rows = table(folder, usual(30))
+    text = rows.read_text().splitlines()
+    soft = [f"{line},{line.split(',')[0]}-soft.nii.gz" for line in text[1:]]
+    rows.write_text("\n".join([f"{text[0]},probabilities", *soft]) + "\n")
+    cohort = Cohort.read(rows)
+    with_net = make_description(f"{tmp_path / 'net'}+certainty", SMALL)
+    assert with_net.certainty
+    fitted = fit_screening(cohort, flag_rate=0.1, synthetic_outliers=True, description=with_net)
+    assert fitted.section is not None
+    assert fitted.section.synthetic
+    with pytest.raises(InputError, match="no probabilities unless"):
+        fit_screening(cohort, synthetic_outliers=True, description=make_description("mask+certainty"))
+    plain = fit_screening(cohort, flag_rate=0.1, synthetic_outliers=True)
+    assert plain.section is not None
+    assert plain.section.measured.words == "mask"
+
+
+def test_crops_are_not_chosen_where_none_are_measured(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", str(table(folder, usual(30))), "-o", str(tmp_path / "p.profile"), "--crop-edge", "32"]
+    assert run(command) == 2
+    assert "mask measures none" in capsys.readouterr().err
+    with pytest.raises(InputError, match="cannot measure"):
+        make_description("histogram+magic")
+    assert make_description("descriptors+certainty+histogram").histogram

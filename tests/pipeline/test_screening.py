@@ -22,6 +22,7 @@ from anatrust.pipeline.fit import fit
 from anatrust.pipeline.fit_screening import fit_screening
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.screening import screen_scan
+from anatrust.pipeline.screening_features import make_description
 
 GRID = Grid((40, 36), np.diag([1.0, 1.0, 1.0, 1.0]))
 
@@ -118,7 +119,7 @@ def test_the_profile_is_moved_and_used_from_the_command_line(
 
 
 def test_assess_says_what_screening_found(folder: Path, tmp_path: Path) -> None:
-    profile = fit(Cohort.read(table(folder, USUAL)), flag_rate=0.1)
+    profile = fit(Cohort.read(table(folder, USUAL)), flag_rate=0.1, screening=make_description("descriptors"))
     assert profile.rejection is None
     paths = [folder / f"52-{what}.nii.gz" for what in ("scan", "mask")]
     verdict = assess(*paths, profile=profile, kind="organ")

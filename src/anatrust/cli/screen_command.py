@@ -41,6 +41,10 @@ def screen_command(
     ] = None,
     scan: Annotated[Path | None, typer.Option("-i", "--input", metavar="SCAN", help="One scan.")] = None,
     mask: Annotated[Path | None, typer.Option("-m", "--mask", metavar="MASK", help="What the segmenter drew.")] = None,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option("-p", "--probabilities", metavar="FILE", help="Its probabilities, where the profile needs them."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="CSV of a table's results.")
     ] = None,
@@ -81,21 +85,28 @@ def screen_command(
     if section is None:
         raise InputError(f"{profile.name} has no screening section: fit it on rows that say outlier = false")
     if cohort is not None:
-        if scan is not None or mask is not None or out is None or group is not None:
-            raise InputError("a table is screened with -o FILE.csv, and without -i, -m and --group")
+        if out is None or any(given is not None for given in (scan, mask, probabilities, group)):
+            raise InputError("a table is screened with -o FILE.csv, and without -i, -m, -p and --group")
         told = [name.strip() for name in by.split(",") if name.strip()]
         return _table(cohort, section, modality, out, quiet, drift, monitor, drift_level, detection, told)
     if scan is None or mask is None:
         raise InputError("give one scan with -i and its mask with -m, or a table with -o")
     if drift is not None or monitor is not None:
         raise InputError("drift is watched over a table: give COHORT.csv and -o FILE.csv")
-    return _one(scan, mask, section, modality, group, json, quiet)
+    return _one(scan, mask, probabilities, section, modality, group, json, quiet)
 
 
 def _one(
-    scan: Path, mask: Path, section: ScreeningSection, modality: str | None, group: str | None, json: bool, quiet: bool
+    scan: Path,
+    mask: Path,
+    probabilities: Path | None,
+    section: ScreeningSection,
+    modality: str | None,
+    group: str | None,
+    json: bool,
+    quiet: bool,
 ) -> int:
-    from anatrust.image.read import read_mask, read_scan
+    from anatrust.image.read import read_mask, read_probabilities, read_scan
     from anatrust.pipeline.finding import worst
     from anatrust.pipeline.inspect import inspect_scan
     from anatrust.pipeline.screening import screen_scan
@@ -105,7 +116,8 @@ def _one(
     findings = inspect_scan(image, labels)
     if worst(findings) == "error":
         raise InputError("; ".join(f.sentence for f in findings if f.severity == "error"))
-    screening, why = screen_scan(section, image, labels, group=group)
+    soft = None if probabilities is None else read_probabilities(probabilities, reference=image.grid)
+    screening, why = screen_scan(section, image, labels, soft, group=group)
     if json:
         told = screening.to_json() | {
             "identifier": image.identifier,

@@ -1,6 +1,7 @@
 """May this model be used on this scan? Features of anchored crops, detectors and conformal screening."""
 
 from anatrust.ood.acquisition import contrast_group, harmonised, kernel_group, manufacturer_group
+from anatrust.ood.certainty import certainty
 from anatrust.ood.crops import Crops, CropSettings, NoPrediction, anchored_crops
 from anatrust.ood.cross import CrossCalibration, fit_cross_screener
 from anatrust.ood.detectors import Detector, detector_names, make_detector
@@ -15,6 +16,7 @@ from anatrust.ood.features import (
     joined,
 )
 from anatrust.ood.logit_scores import crop_boxes, logit_map, pooled_score, roi_scores
+from anatrust.ood.mask_features import MaskFeatures
 from anatrust.ood.persistence import screener_from_arrays, screener_to_arrays
 from anatrust.ood.radiomics import RadiomicsFeatures
 from anatrust.ood.regimes import RegimeScores, regime_scores
@@ -35,6 +37,7 @@ __all__ = [
     "Explanation",
     "FeatureExtractor",
     "HistogramFeatures",
+    "MaskFeatures",
     "NoPrediction",
     "RadiomicsFeatures",
     "RegimeScores",
@@ -44,6 +47,7 @@ __all__ = [
     "Screening",
     "ScreeningSplit",
     "anchored_crops",
+    "certainty",
     "contrast_group",
     "crop_boxes",
     "describe",

@@ -12,6 +12,7 @@ import numpy as np
 
 from anatrust.errors import AnatrustError, InputError
 from anatrust.image.read import read_mask, read_scan
+from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.ood.crops import NoPrediction
 from anatrust.ood.cross import fit_cross_screener
 from anatrust.ood.detectors import detector_names, make_detector
@@ -71,12 +72,14 @@ def fit_screening(
     flag_rate, modality, seed
         Share of usual scans that may be flagged; of all scans; of the split.
     description
-        What is measured; the embedded local descriptors if None.
+        What is measured. If None, the mask and its rim by local descriptors, and beside them the segmenter's
+        certainty where all those rows have probabilities.
     detectors
         Names of detectors to fit instead; several are combined by rank, never the best one picked.
     synthetic_outliers
         Make strange scans of the usual ones that are fitted on, one each, by `SYNTHETIC_OUTLIERS` in turn. They
-        are no substitute for real ones: the profile says how many were made.
+        are no substitute for real ones: the profile says how many were made. Where certainty is measured they are
+        segmented again, so the network must be a U-Net of anatrust.
     by_group
         Calibrate within each ``group`` of the table (each needs ``1/flag_rate - 1`` patients).
     cross_conformal
@@ -99,7 +102,14 @@ def fit_screening(
     unknown = [name for name in detectors or () if name not in detector_names()]
     if unknown:
         raise InputError(f"there is no detector {unknown[0]!r}: choose some of {', '.join(detector_names())}")
-    description = description or make_description()
+    if description is None:
+        sure = all(row.probabilities is not None for row in rows) and not synthetic_outliers
+        description = make_description("mask+certainty" if sure else "mask")
+    if synthetic_outliers and description.certainty and _segmenter(description) is None:
+        raise InputError(
+            "changed copies of scans have no probabilities unless the network can be run on them (a U-Net of anatrust):"
+            " leave out --synthetic-outliers or +certainty"
+        )
     store = None if cache is None else FeatureCache(cache)
     found = _measured(rows, description, modality, store, progress, warn)
     usual = [(row, features) for row, features in found if row.outlier is False]
@@ -220,5 +230,19 @@ def _made(row: CohortRow, kind: str, description: Description, modality: str | N
         return None
     scan = read_scan(row.image, modality=modality)
     changed, marks = shifted(scan, read_mask(row.mask, reference=scan.grid), kind, SYNTHETIC_OUTLIERS[kind], seed=seed)
-    features = description.of(changed, marks)
+    soft = None
+    segment = _segmenter(description) if description.certainty else None
+    if segment is not None:
+        soft = segment(changed)
+        marks = LabelMap(np.asarray(soft.array.argmax(axis=0), dtype=np.uint16), changed.grid)
+    features = description.of(changed, marks, soft)
     return None if isinstance(features, NoPrediction) else features
+
+
+def _segmenter(description: Description) -> Callable[[Scan], ProbabilityMap] | None:
+    """What segments a changed scan again: the network that is measured with, where it is a whole one."""
+    if description.encoder is None or description.encoder.architecture != "unet":
+        return None
+    from anatrust.models.unet import UNetSegmenter
+
+    return UNetSegmenter(description.encoder.features.model).predict  # type: ignore[arg-type]

@@ -135,7 +135,7 @@ def fit_sets(
     labels = reader.structures(row for group in patients.values() for row in group[:1])
     if not labels:
         return FittedSets(None, (), ("sets: the truth of the first scan of every patient is empty",))
-    evidence, notes = _usable(screening, calibrating)
+    evidence, notes = _usable(screening, calibrating, graded=graded)
     run = _Run(patients, reader, labels, _encoder(options, cache), options, cache, progress, evidence)
     run = run.on_best_stage(learning[:_MOST_TUNING], len(calibrating))
     if run.options != options and learning:
@@ -203,11 +203,14 @@ def _split(patients: Mapping[str, Any], options: SetOptions, seed: int) -> tuple
 
 
 def _usable(
-    screening: ScreeningSection | None, calibrating: Sequence[str]
+    screening: ScreeningSection | None, calibrating: Sequence[str], *, graded: bool
 ) -> tuple[ScreeningSection | None, list[str]]:
     """Screening as evidence for bounds, unless it learnt from too many of the patients that calibrate them."""
     if screening is None:
         return None, []
+    if graded and screening.measured.certainty:
+        words = "bounds: how strange a scan is was not used as evidence, as screening needs probabilities"
+        return None, [words]
     seen = sum(patient_key(name) in screening.screener.fit_patients for name in calibrating)
     if 3 * seen <= len(calibrating):
         return screening, []
@@ -385,7 +388,7 @@ class _Run:
         for label in self.labels:
             if label in image.masks:
                 labels[image.masks[label]] = label
-        return scan_abnormality(self.screening, image.scan, LabelMap(labels, image.scan.grid))
+        return scan_abnormality(self.screening, image.scan, LabelMap(labels, image.scan.grid), image.soft)
 
     def unscreened(self, names: Sequence[str], records: Sequence[PatientRecord]) -> list[tuple[str, PatientRecord]]:
         """Group and record of those screening did not learn from: of others it knows too well how usual they are."""

@@ -207,7 +207,12 @@ def add_screening(judged: Judged, case: Case, profile: Profile) -> Judged:
     if section is None:
         return judged
     base = judged.verdict
-    screening, explanation = screen_scan(section, case.scan, case.labels)
+    if section.measured.certainty and case.probabilities is None:
+        note = (
+            "the profile's screening measures how sure the segmenter is and no probabilities were given: not screened"
+        )
+        return replace(judged, verdict=replace(base, notes=(*base.notes, note)))
+    screening, explanation = screen_scan(section, case.scan, case.labels, case.probabilities)
     usual = screening.verdict in ("usual", "strange")
     promise = section.screener.promise
     text = (
@@ -295,7 +300,8 @@ def _bounds(
     strange = None
     if section.screened and profile.screening is not None:
         drawn = np.where(np.isin(case.labels.array, section.labels), case.labels.array, 0)
-        strange = scan_abnormality(profile.screening, case.scan, LabelMap(drawn, case.scan.grid))
+        labels = LabelMap(drawn, case.scan.grid)
+        strange = scan_abnormality(profile.screening, case.scan, labels, case.probabilities)
     told = predict_bounds(
         section, scored.levels, scored.probabilities, masks, case.scan.grid, abnormality=strange, group=group
     )

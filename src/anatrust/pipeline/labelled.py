@@ -46,12 +46,15 @@ class LabelledImage:
         What the segmenter drew of each structure, by label.
     truth
         What is there.
+    soft
+        The probabilities as they were read; None where masks are graded.
     """
 
     scan: Scan
     probabilities: dict[int, npt.NDArray[Any]]
     masks: dict[int, _Bool]
     truth: LabelMap
+    soft: ProbabilityMap | None = None
 
 
 def derived_mask(soft: ProbabilityMap) -> dict[int, _Bool]:
@@ -120,7 +123,7 @@ class LabelledReader:
             masks = derived_mask(soft)
         else:
             masks = {} if mask is None else {label: np.asarray(mask.array == label) for label in channels}
-        return LabelledImage(scan, channels, masks, truth)
+        return LabelledImage(scan, channels, masks, truth, soft)
 
     def images(self, rows: Sequence[CohortRow]) -> Iterator[LabelledImage]:
         """The readable images of one patient."""

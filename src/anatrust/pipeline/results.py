@@ -161,7 +161,7 @@ def _crops(judged: Judged, case: Case, profile: Profile | str | Path | None) -> 
     if judged.explanation is None or profile is None:
         return ()
     section = (profile if isinstance(profile, Profile) else Profile.load(profile)).screening
-    if section is None or section.measured.kind == "radiomics":  # which measures the mask as a whole
+    if section is None or section.measured.of_mask:  # which measures the mask as a whole
         return ()
     drawn = crops_of(case.scan, case.labels, section.crops)
     return drawn.grids if isinstance(drawn, Crops) else ()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from anatrust.errors import FormatError, InputError
-from anatrust.image.volumes import LabelMap, Scan
+from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.ood.crops import CropSettings, NoPrediction
 from anatrust.ood.explain import Explanation, explain
 from anatrust.ood.features import ScanFeatures
@@ -103,9 +103,11 @@ def screen_features(
     return section.screener.screen(features, group=group)
 
 
-def scan_abnormality(section: ScreeningSection, scan: Scan, labels: LabelMap) -> float:
+def scan_abnormality(
+    section: ScreeningSection, scan: Scan, labels: LabelMap, probabilities: ProbabilityMap | None = None
+) -> float:
     """The abnormality of a scan as a number to reckon with; without a prediction the largest calibrated one."""
-    features = section.measured.of(scan, labels)
+    features = section.measured.of(scan, labels, probabilities)
     if isinstance(features, NoPrediction):
         screener = section.screener
         kept = [screener.cross.scores] if screener.cross is not None else [*(screener.calibration or {}).values()]
@@ -115,9 +117,20 @@ def scan_abnormality(section: ScreeningSection, scan: Scan, labels: LabelMap) ->
 
 
 def screen_scan(
-    section: ScreeningSection, scan: Scan, labels: LabelMap, *, group: str | None = None
+    section: ScreeningSection,
+    scan: Scan,
+    labels: LabelMap,
+    probabilities: ProbabilityMap | None = None,
+    *,
+    group: str | None = None,
 ) -> tuple[Screening, Explanation | None]:
-    """Ask whether the model may be used on this scan, and why it says so; no explanation without a prediction."""
-    features = section.measured.of(scan, labels)
+    """Ask whether the model may be used on this scan, and why it says so; no explanation without a prediction.
+
+    Raises
+    ------
+    InputError
+        If the section measures the segmenter's certainty and there are no probabilities.
+    """
+    features = section.measured.of(scan, labels, probabilities)
     screening = screen_features(section, features, group=group)
     return screening, None if isinstance(features, NoPrediction) else explain(section.screener, features)

@@ -1,4 +1,4 @@
-"""What screening measures in a scan: local descriptors, a histogram, radiomics, or the stages of a network."""
+"""What screening measures in a scan: the mask and its rim, crops around it, how sure the segmenter is of it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from anatrust._version import __version__
 from anatrust.errors import FormatError, InputError
 from anatrust.image.atomic import replacing
 from anatrust.image.orientation import canonical
-from anatrust.image.read import read_mask, read_scan
-from anatrust.image.volumes import LabelMap, Mask, Scan
+from anatrust.image.read import read_mask, read_probabilities, read_scan
+from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
+from anatrust.ood.certainty import CERTAINTY_LEVELS, certainty, certainty_identity
 from anatrust.ood.crops import Crops, CropSettings, NoPrediction, anchored_crops
 from anatrust.ood.features import (
     DescriptorFeatures,
@@ -30,6 +31,7 @@ from anatrust.ood.features import (
     describe,
     joined,
 )
+from anatrust.ood.mask_features import MaskFeatures
 from anatrust.ood.radiomics import RadiomicsFeatures
 from anatrust.pipeline.case import content_hash
 from anatrust.pipeline.cohort import CohortRow
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Description", "FeatureCache", "Refused", "crops_of", "make_description", "row_features", "scan_name"]
 
 _CACHE_SCHEMA = 2
-Kind = Literal["descriptors", "histogram", "radiomics", "encoder"]
+Kind = Literal["mask", "descriptors", "histogram", "radiomics", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -80,33 +82,43 @@ class Description:
     Parameters
     ----------
     kind
-        ``"descriptors"`` (embedded, default), ``"histogram"``, ``"radiomics"`` or ``"encoder"``.
+        ``"mask"`` (local descriptors in the mask and its rim) and ``"radiomics"`` measure the mask as a whole,
+        ``"descriptors"``, ``"histogram"`` and ``"encoder"`` crops around it.
     crops
-        How crops are drawn and scaled; radiomics takes spacing and scaling from it.
+        How crops are drawn and scaled; what measures the mask takes spacing and scaling from it.
     encoder
         The network for ``"encoder"``.
     histogram
         Whether the histogram of the same crops (under the rule ``"auto"``) stands beside the features: a network's
         averages hardly see a small bright place, a histogram does.
+    certainty
+        Whether the segmenter's entropy over the mask stands beside the features; scans need probabilities then.
     """
 
     kind: Kind
     crops: CropSettings
     encoder: LoadedEncoder | None = None
     histogram: bool = False
+    certainty: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind) or (self.kind == "encoder") != (self.encoder is not None):
             raise InputError(
                 f"screening measures {', '.join(get_args(Kind))}; the last needs a network, not {self.kind!r}"
             )
-        if self.histogram and self.kind in ("histogram", "radiomics"):
+        if self.histogram and (self.of_mask or self.kind == "histogram"):
             raise InputError(f"a histogram stands beside features of crops, not beside {self.kind}: leave one out")
+
+    @property
+    def of_mask(self) -> bool:
+        """Whether the mask is measured as a whole, not in crops."""
+        return self.kind in ("mask", "radiomics")
 
     @property
     def words(self) -> str:
         """What is measured, in short."""
-        return f"{self.kind} and histogram" if self.histogram else self.kind
+        parts = [self.kind, *["histogram"] * self.histogram, *["the segmenter's certainty"] * self.certainty]
+        return " and ".join(parts)
 
     @cached_property
     def _extractor(self) -> FeatureExtractor:
@@ -115,26 +127,52 @@ class Description:
         return HistogramFeatures() if self.kind == "histogram" else DescriptorFeatures()
 
     @cached_property
-    def _radiomics(self) -> RadiomicsFeatures:
-        return RadiomicsFeatures(self.crops.spacing, intensity=self.crops.intensity, window=self.crops.window)
+    def _whole(self) -> MaskFeatures | RadiomicsFeatures:
+        crops = self.crops
+        if self.kind == "mask":
+            return MaskFeatures(intensity=crops.intensity, window=crops.window)
+        return RadiomicsFeatures(crops.spacing, intensity=crops.intensity, window=crops.window)
 
     @property
     def identity(self) -> str:
         """Exact description: equal strings give equal features."""
-        own = self._radiomics if self.kind == "radiomics" else self._extractor
+        own = self._whole if self.of_mask else self._extractor
         beside = [(HistogramFeatures(), self._plain)] if self.histogram else []
         parts = [(own.identity, self.crops), *((extra.identity, crops) for extra, crops in beside)]
-        return " + ".join(f"{name} of crops {json.dumps(c.to_json(), sort_keys=True)}" for name, c in parts)
+        text = " + ".join(f"{name} of crops {json.dumps(c.to_json(), sort_keys=True)}" for name, c in parts)
+        return f"{text} + {certainty_identity()}" if self.certainty else text
 
     @property
     def _plain(self) -> CropSettings:
         return replace(self.crops, intensity="auto")
 
-    def of(self, scan: Scan, labels: LabelMap) -> ScanFeatures | NoPrediction:
-        """Features of one scan around everything its mask marks."""
-        if self.kind == "radiomics":
-            mask = Mask(np.asarray(labels.array != 0), scan.grid)
-            found = self._radiomics.of(scan, mask, identifier=scan_name(scan))
+    def of(
+        self, scan: Scan, labels: LabelMap, probabilities: ProbabilityMap | None = None
+    ) -> ScanFeatures | NoPrediction:
+        """Features of one scan around everything its mask marks.
+
+        Raises
+        ------
+        InputError
+            If the segmenter's certainty is measured and there are no probabilities.
+        """
+        if self.certainty and probabilities is None:
+            raise InputError(
+                "the segmenter's probabilities are missing (-p, or the column probabilities): the profile measures how"
+                " sure the segmenter is"
+            )
+        mask = Mask(np.asarray(labels.array != 0), scan.grid)
+        found = self._features(scan, labels, mask)
+        if probabilities is None or not self.certainty or isinstance(found, NoPrediction):
+            return found
+        row = np.broadcast_to(certainty(probabilities, mask), (len(found.values), CERTAINTY_LEVELS[0][1]))
+        values = np.concatenate([found.values, row], axis=1)
+        return ScanFeatures(found.identifier, values, (*found.levels, *CERTAINTY_LEVELS), self.identity)
+
+    def _features(self, scan: Scan, labels: LabelMap, mask: Mask) -> ScanFeatures | NoPrediction:
+        """All but the certainty."""
+        if self.of_mask:
+            found = self._whole.of(scan, mask, identifier=scan_name(scan))
             return found if isinstance(found, NoPrediction) else replace(found, identity=self.identity)
         drawn = crops_of(scan, labels, self.crops)
         if isinstance(drawn, NoPrediction):
@@ -147,7 +185,7 @@ class Description:
 
     def to_arrays(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values and plain arrays for a profile."""
-        beside = {"histogram": True} if self.histogram else {}
+        beside = {name: True for name in ("histogram", "certainty") if getattr(self, name)}
         if self.encoder is None:
             return {"kind": self.kind, **beside}, {}
         from anatrust.models.stage_encoders import encoder_to_arrays
@@ -168,24 +206,25 @@ class Description:
         FormatError
             If the network is damaged or of a newer kind.
         """
-        beside = bool(plain.get("histogram", False))
+        beside: dict[str, Any] = {name: bool(plain.get(name, False)) for name in ("histogram", "certainty")}
         if plain["kind"] != "encoder":
-            return cls(plain["kind"], crops, histogram=beside)
+            return cls(plain["kind"], crops, **beside)
         from anatrust.models.stage_encoders import encoder_from_arrays
 
         own = {n.removeprefix("encoder."): value for n, value in arrays.items() if n.startswith("encoder.")}
-        return cls("encoder", crops, encoder_from_arrays(plain["encoder"], own), beside)
+        return cls("encoder", crops, encoder_from_arrays(plain["encoder"], own), **beside)
 
 
-def make_description(features: str | Path = "descriptors", crops: CropSettings | None = None) -> Description:
+def make_description(features: str | Path = "mask", crops: CropSettings | None = None) -> Description:
     """What to measure, by name or by the folder of a network.
 
     Parameters
     ----------
     features
-        ``"descriptors"``, ``"histogram"``, ``"radiomics"`` (extra of that name), or a folder that
+        ``"mask"``, ``"descriptors"``, ``"histogram"``, ``"radiomics"`` (extra of that name), or a folder that
         :func:`~anatrust.models.stage_encoders.load_encoder` reads (extra ``deep``). ``"+histogram"`` behind
-        ``"descriptors"`` or a folder puts the crops' histogram beside it.
+        ``"descriptors"`` or a folder puts the crops' histogram beside it, ``"+certainty"`` behind anything the
+        segmenter's entropy over the mask.
     crops
         How crops are drawn. For a network the intensity rule (and its window) becomes its own unless
         another rule than ``"auto"`` was chosen.
@@ -196,22 +235,25 @@ def make_description(features: str | Path = "descriptors", crops: CropSettings |
         If there is no such name or folder.
     """
     crops = crops or CropSettings()
-    text = str(features)
-    wanted, beside = text.removesuffix("+histogram"), text.endswith("+histogram")
-    for kind in get_args(Kind)[:3]:
+    wanted = str(features)
+    beside: dict[str, Any] = {"histogram": False, "certainty": False}
+    for name in ("certainty", "histogram", "certainty"):  # in either order
+        beside[name] |= wanted.endswith(f"+{name}")
+        wanted = wanted.removesuffix(f"+{name}")
+    for kind in get_args(Kind)[:4]:
         if wanted == kind:
-            return Description(kind, crops, histogram=beside)
+            return Description(kind, crops, **beside)
     if not Path(wanted).is_dir():
         raise InputError(
-            f"screening cannot measure {wanted!r}: give descriptors, histogram, radiomics or a folder,"
-            " and +histogram behind it"
+            f"screening cannot measure {wanted!r}: give mask, descriptors, histogram, radiomics or a folder,"
+            " and +histogram or +certainty behind it"
         )
     from anatrust.models.stage_encoders import load_encoder
 
     encoder = load_encoder(wanted)
     if crops.intensity == "auto":
         crops = replace(crops, intensity=encoder.intensity, window=encoder.window or crops.window)  # type: ignore[arg-type]
-    return Description("encoder", crops, encoder, beside)
+    return Description("encoder", crops, encoder, **beside)
 
 
 @dataclass(frozen=True)
@@ -234,8 +276,9 @@ class FeatureCache:
             "schema": _CACHE_SCHEMA,
             "anatrust": __version__,
             "image": content_hash(row.image),
-            "mask": None if row.mask is None else content_hash(row.mask),
+            "mask": _content(row.mask),
             "description": description.identity,
+            **({"probabilities": _content(row.probabilities)} if description.certainty else {}),
             "modality": modality,
         }
 
@@ -302,7 +345,14 @@ def row_features(
     findings = tuple(inspect_scan(scan, labels))
     if not row.outlier and worst(findings) == "error":
         return Refused(findings)
-    found = description.of(scan, labels)
+    soft = None
+    if description.certainty and row.probabilities is not None:
+        soft = read_probabilities(row.probabilities, reference=scan.grid)
+    found = description.of(scan, labels, soft)
     if cache is not None:
         cache.write(row, description, modality, found)
     return found
+
+
+def _content(file: Path | None) -> str | None:
+    return None if file is None else content_hash(file)

@@ -13,7 +13,7 @@ import numpy as np
 
 from anatrust.errors import AnatrustError, InputError
 from anatrust.image.atomic import replacing
-from anatrust.image.read import read_mask
+from anatrust.image.read import read_mask, read_probabilities
 from anatrust.image.volumes import LabelMap
 from anatrust.models.descriptors import LocalDescriptors
 from anatrust.models.protocols import Encoder
@@ -366,7 +366,7 @@ class _Tester:
             drawn = np.zeros(grid.shape, dtype=np.uint16)
             for label, mask in masks.items():
                 drawn[mask] = label
-            strange = scan_abnormality(self.profile.screening, image.scan, LabelMap(drawn, grid))
+            strange = scan_abnormality(self.profile.screening, image.scan, LabelMap(drawn, grid), image.soft)
         told = predict_bounds(section, levels, channels, masks, grid, abnormality=strange, group=group)
         found: dict[str, Any] = {}
         for number, one in enumerate(told):
@@ -396,7 +396,10 @@ class _Tester:
             from anatrust.image.read import read_scan
 
             scan = read_scan(row.image, modality=self.modality or section.modality)
-            screening, _ = screen_scan(section, scan, read_mask(row.mask, reference=scan.grid))
+            labels, soft = read_mask(row.mask, reference=scan.grid), None
+            if section.measured.certainty and row.probabilities is not None:
+                soft = read_probabilities(row.probabilities, reference=scan.grid)
+            screening, _ = screen_scan(section, scan, labels, soft)
         except AnatrustError as error:
             if self.warn:
                 self.warn(f"row {row.number}: left out, {error}")
