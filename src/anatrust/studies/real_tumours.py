@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from scipy import ndimage
 from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.rejection.body import body_mask
+from anatrust.rejection.case import prepare
+from anatrust.rejection.comparison import compare_with
 from anatrust.rejection.judge import reject
 from anatrust.rejection.settings import Null, RejectionSettings
 from anatrust.studies.needs import MODULES
@@ -26,6 +29,8 @@ _MODALITIES = {"ct": "CT", "mr_t1": "MR", "pet": "PET"}
 _NULLS: tuple[Null, ...] = ("surrogate-max", "placement", "block", "iid")
 # Also without the blobs, as a user has it: one tumour, one test.
 _ALONE: tuple[Null, ...] = ("surrogate-max", "placement")
+# What could be found in the tumour's place: one value, so many standard deviations above normal tissue.
+_RAISED = (2, 4, 8, 16, 32)
 _BLOBS = 10
 _SELF = (
     "anatrust.studies.real_tumours",
@@ -46,6 +51,10 @@ def _cells(context: Context) -> list[Cell]:
                 parameters = {"patient": patient, "modality": modality, "null": null, "alone": alone}
                 key = f"{patient}/{modality}/{null}{', alone' if alone else ''}"
                 cells.append(Cell(key, parameters, files=files, needs=(*MODULES[null], *_SELF)))
+            if modality == "pet":
+                parameters = {"patient": patient, "modality": modality, "task": "raised"}
+                needs = (*MODULES["surrogate-max"], *_SELF)
+                cells.append(Cell(f"{patient}/{modality}/raised", parameters, files=files, needs=needs))
     return cells
 
 
@@ -54,6 +63,8 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     modality = p["modality"]
     scan = read_scan(context.path(cell.files[0]), modality=_MODALITIES[modality])
     tumour = read_mask(context.path(cell.files[1]), reference=scan.grid).array > 0
+    if p.get("task") == "raised":
+        return _raised(scan, tumour, context)
     if p["alone"]:
         labels, diameter = LabelMap(tumour.astype(np.uint8), scan.grid, {1: "tumour"}), None
     else:
@@ -78,6 +89,26 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
             for c in judged.candidates
         ],
     }
+
+
+def _raised(scan: Scan, tumour: npt.NDArray[np.bool_], context: Context) -> Mapping[str, Any]:
+    """What is decided of the tumour alone as it is, and had it one value far above normal tissue."""
+    labels = LabelMap(tumour.astype(np.uint8), scan.grid, {1: "tumour"})
+    settings = RejectionSettings(alpha=0.10, null="surrogate-max", placement_beside=False)
+    case = prepare(scan, labels, anatomy=None, probabilities=None, settings=settings)
+    comparison = compare_with(case, case.tissues[0])
+    normal = case.scan.array[comparison.tissue.box][comparison.normal].astype(np.float64)
+    rows = []
+    for contrast in (None, *_RAISED):
+        value = None if contrast is None else normal.mean() + contrast * normal.std()
+        image = scan.array if value is None else np.where(tumour, np.float32(value), scan.array)
+        judged = reject(replace(scan, array=image), labels, settings=settings, seed=context.seed)
+        largest = max(judged.candidates, key=lambda c: c.voxels)
+        rows.append({"raised": contrast, "decision": largest.decision, "p": largest.p_value, "reason": largest.reason})
+    percentiles = {str(q): round(float(np.percentile(normal, q)), 2) for q in (50, 95, 99, 100)}
+    share = float(tumour.sum() / (tumour.sum() + comparison.normal.sum()))
+    inside = {str(q): round(float(np.percentile(scan.array[tumour], q)), 2) for q in (5, 50, 95)}
+    return {"rows": rows, "normal": percentiles, "inside": inside, "share": round(share, 4)}
 
 
 def _with_blobs(scan: Scan, tumour: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[LabelMap, float]:
@@ -125,6 +156,8 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
     targets = []
     for key, found in results.items():
         patient, modality, null = key.split("/")
+        if null == "raised":
+            continue
         tumours = [c for c in found["candidates"] if c["what"] == "tumour"]
         largest = max(tumours, key=lambda c: c["volume"])
         blobs = [c for c in found["candidates"] if c["what"] == "normal blob"]
@@ -161,7 +194,19 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         for key, r in sorted(result["summary"]["rows"].items())
         if key.endswith(("surrogate-max", "alone"))
     ]
-    return {"decisions": markdown_table(header, rows), "reasons": markdown_table(["scan and null", "why"], reasons)}
+    raised = []
+    for key, found in sorted(result["cells"].items()):
+        if key.endswith("/raised"):
+            normal, inside = found["normal"], found["inside"]
+            decided = [r["decision"] + ("" if r["p"] is None else f" ({r['p']:.3f})") for r in found["rows"]]
+            levels = f"{normal['50']} / {normal['95']} / {normal['99']} / {normal['100']}"
+            raised.append([key.split("/")[0], f"{found['share']:.0%}", levels, inside["50"], *decided])
+    asked = ["scan", "tumour's share", "normal: 50, 95, 99, 100 %", "tumour: median", "as it is"]
+    return {
+        "decisions": markdown_table(header, rows),
+        "reasons": markdown_table(["scan and null", "why"], reasons),
+        "raised": markdown_table([*asked, *(f"{k} SD" for k in _RAISED)], raised),
+    }
 
 
 STUDY = Study(
