@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from anatrust.errors import InputError
 from anatrust.statistics import place_statistics, places
 from anatrust.statistics.embedding_mmd import embed
 from anatrust.statistics.kernels import Kernel, kernel_ladder
 from anatrust.statistics.mmd import mmd2_unbiased
+from anatrust.statistics.place_contrast import contrast_statistics, place_contrasts, surroundings
 from anatrust.statistics.place_statistics import Placed, fourier_statistics, histogram_statistics
 from anatrust.statistics.placement import placement_test, placement_tests
 from anatrust.statistics.places import Shape, Tissue, TissueField, draw_places
@@ -376,6 +378,68 @@ def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) 
     assert np.array_equal(prefix, again)
     sums = (prefix, np.arange(9, dtype=np.int32), np.array([0, 3]), np.array([0, 1]), np.array([2, 3]))
     assert np.allclose(place_statistics._run_sums(*sums), place_statistics._run_sums.py_func(*sums), atol=1e-6)
+
+
+# --- contrast to the surroundings ---------------------------------------------------------
+
+
+def test_slow_trends_do_not_hide_a_small_lesion(rng: np.random.Generator) -> None:
+    domain = disc((60, 60), (30, 30), 28)
+    image = 0.2 * np.indices(domain.shape)[0] + rng.standard_normal(domain.shape)
+    lesion = disc(domain.shape, (30, 30), 3)
+    image = image + 2.0 * lesion
+    assert placement_test(image, domain, lesion, seed=0).p_value <= 0.02
+    kernels = kernel_ladder(image[domain][:, None], seed=0)
+    assert placement_test(image, domain, lesion, kernels=kernels, seed=0).p_value > 0.2
+    with pytest.raises(InputError, match="the spacing must be 2 positive numbers"):
+        placement_test(image, domain, lesion, spacing=(1.0,), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("extent", "spacing"), [((1, 30, 34), (1.0, 1.0, 1.0)), ((10, 22, 24), (3.0, 1.0, 1.5)), ((1, 1, 60), (1, 1, 1))]
+)
+def test_contrasts_equal_the_definition(extent, spacing, rng: np.random.Generator) -> None:
+    domain = rng.random(extent) > 0.1
+    candidate = np.zeros(extent, dtype=bool)
+    middle = tuple(slice(n // 2 - min(2, n // 2), n // 2 + 1) for n in extent)
+    candidate[middle] = rng.random(candidate[middle].shape) > 0.2
+    domain |= candidate
+    others = np.zeros(extent, dtype=bool)
+    others[..., :5] = True
+    field = TissueField.of(rng.standard_normal(extent), domain)
+    assert field.order == (0, 1, 2)
+    assert field.domain.shape == extent
+    tissue = Tissue.of(domain)
+    shape = Shape.of(np.flatnonzero(candidate), tissue.shape)
+    values = np.zeros(extent)
+    values[domain] = field.values[:, 0]
+    for gone in (None, Shape.of(np.flatnonzero(others & domain), tissue.shape)):
+        left = domain & ~others if gone is not None else domain
+        anchors = np.append(shape.anchor, draw_places(shape, Tissue.of(left), None, rng).anchors)
+        n = int(left.sum()) - shape.size
+        [found] = contrast_statistics(field, [Placed(shape, anchors, gone, n)], spacing)
+        wide = [a for a in range(3) if extent[a] > 1]
+        volume = shape.size * np.prod([spacing[a] for a in wide])
+        radius = {1: volume / 2, 2: np.sqrt(volume / np.pi), 3: (0.75 * volume / np.pi) ** (1 / 3)}[len(wide)]
+        finest = min(spacing[a] for a in wide)
+        expected = []
+        for anchor in anchors:
+            own = np.zeros(extent, dtype=bool)
+            own.reshape(-1)[np.flatnonzero(candidate) - shape.anchor + anchor] = True
+            # The shell is laid on a roomier grid: it may reach beyond the box.
+            room = [(20, 20) if a in wide else (0, 0) for a in range(3)]
+            away = ndimage.distance_transform_edt(~np.pad(own, room), sampling=spacing)
+            shell = (away > finest + 1e-6) & (away <= max(radius, 3 * finest) + 1e-6)
+            around = np.pad(values, room)[shell & np.pad(left, room)]
+            if len(around) < 0.2 * shell.sum():
+                around = values[left & ~own]
+            expected.append(values[own].mean() - around.mean())
+        expected = np.array(expected)
+        assert np.allclose(found, (expected - np.median(expected)) ** 2, atol=1e-9)
+    total, count = (np.append(0, np.cumsum(v)) for v in (values, domain))
+    shell = surroundings(shape, extent, spacing)
+    search = (total, count, anchors, shape.offsets, shape.lengths, shell, np.array(extent))
+    assert np.allclose(place_contrasts(*search), place_contrasts.py_func(*search))
 
 
 # --- real organs -------------------------------------------------------------------------

@@ -125,7 +125,14 @@ def _places(
     if null == "placement":
         own_seeds = [seeds[p] for p in positions]
         return placement_tests(
-            comparison.features, domain, candidates, excluded=excluded, n_draws=n_draws, seeds=own_seeds, seed=seed
+            comparison.features,
+            domain,
+            candidates,
+            excluded=excluded,
+            spacing=spacing,
+            n_draws=n_draws,
+            seeds=own_seeds,
+            seed=seed,
         )
     from anatrust.statistics.surrogate import surrogate_max_test
 

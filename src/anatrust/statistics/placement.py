@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from anatrust.errors import InputError
 from anatrust.statistics.kernels import Kernel, kernel_ladder
+from anatrust.statistics.place_contrast import contrast_statistics
 from anatrust.statistics.place_statistics import Placed, fourier_statistics, histogram_statistics
 from anatrust.statistics.places import Places, Shape, Tissue, TissueField, draw_places
 from anatrust.statistics.result import VALID_FOR, TestResult
@@ -27,7 +28,7 @@ def placement_test(
     domain: BoolArray,
     candidate: BoolArray,
     *,
-    spacing: Sequence[float] | None = None,  # noqa: ARG001
+    spacing: Sequence[float] | None = None,
     kernels: Sequence[Kernel] | None = None,
     n_draws: int | None = 999,
     overlaps: _Overlaps = "rank",
@@ -36,9 +37,10 @@ def placement_test(
     """Test whether a candidate differs from its own shape laid at other places of the tissue.
 
     The statistic of a place S + t is MMD²_u between the features in S + t and those in the
-    rest of the tissue, by the same rule for the candidate and for every other place. All
-    admissible translations are enumerated when there are at most `n_draws` of them, else
-    `n_draws` are drawn without replacement: p = (1 + #{other places ≥ observed}) / (1 + #{other places}).
+    rest of the tissue, and for grey values also the squared contrast of their mean to the surroundings
+    of S + t, by the same rule for the candidate and for every other place. All admissible
+    translations are enumerated when there are at most `n_draws` of them, else `n_draws` are drawn
+    without replacement: p = (1 + #{other places ≥ observed}) / (1 + #{other places}).
 
     Parameters
     ----------
@@ -54,10 +56,11 @@ def placement_test(
     candidate
         ``(*shape,)`` bool, within the domain.
     spacing
-        Accepted so that all nulls are called alike; shifting a shape by voxels needs none.
+        Voxel size along each axis, for the width of the surroundings; None: all 1.
     kernels
         Kernels to aggregate; default: Gaussian, 1/4, 1 and 4 times the median distance of the
-        domain's features (label-blind).
+        domain's features (label-blind), and for one feature the contrast to the surroundings
+        (`anatrust.statistics.place_contrast`), which slow trends of the tissue do not hide.
     n_draws
         Other places compared at most; None for all that exist.
     overlaps
@@ -71,8 +74,8 @@ def placement_test(
     Returns
     -------
     TestResult
-        ``statistic`` is MMD² for one kernel; for several the largest MMD² / (its standard
-        deviation over the places). ``floor`` is 1 / (1 + other places), with ``"exceed"`` the share of
+        ``statistic`` is MMD² for one kernel; for several statistics the largest quotient of one
+        and its standard deviation over the places. ``floor`` is 1 / (1 + other places), with ``"exceed"`` the share of
         places that overlap the candidate, itself included. Abstains when candidate or rest has
         fewer than 2 voxels, or no other place exists.
 
@@ -87,7 +90,7 @@ def placement_test(
     P(p ≤ t) ≤ t exactly, for a place chosen uniformly among the admissible ones without looking
     at the image, whatever the tissue (no stationarity needed). Proof: each place's statistic is a
     function of the image and the place, by one rule that does not know which place is the
-    candidate; kernels and their aggregation are symmetric in the places. Given the image, the
+    candidate; statistics and their aggregation are symmetric in the places. Given the image, the
     candidate's place and the other places compared are an exchangeable sample of all admissible ones,
     so the rank of its statistic among theirs is uniform, ties raising p; that the sets overlap
     makes the statistics dependent, which exchangeability allows. Counting overlaps as exceedances only raises
@@ -119,7 +122,15 @@ def placement_test(
     True
     """
     return placement_tests(
-        features, domain, [candidate], kernels=kernels, n_draws=n_draws, overlaps=overlaps, seeds=[seed], seed=seed
+        features,
+        domain,
+        [candidate],
+        spacing=spacing,
+        kernels=kernels,
+        n_draws=n_draws,
+        overlaps=overlaps,
+        seeds=[seed],
+        seed=seed,
     )[0]
 
 
@@ -129,7 +140,7 @@ def placement_tests(
     candidates: Sequence[BoolArray],
     *,
     excluded: Sequence[BoolArray | None] | None = None,
-    spacing: Sequence[float] | None = None,  # noqa: ARG001
+    spacing: Sequence[float] | None = None,
     kernels: Sequence[Kernel] | None = None,
     n_draws: int | None = 999,
     overlaps: _Overlaps = "rank",
@@ -196,13 +207,30 @@ def placement_tests(
         raise InputError("a placement test needs at least one kernel")
     graded = whole.values.shape[1] == 1
     compute, engine = (histogram_statistics, "histogram") if graded else (fourier_statistics, "fourier")
-    statistics = iter(compute(whole, [trial.placed for trial in able], chosen, seed))
+    placed = [trial.placed for trial in able]
+    found = compute(whole, placed, chosen, seed)
+    if graded and kernels is None:
+        # Vectors of local descriptors hold contrasts to the surroundings already.
+        step = _arranged_spacing(spacing, whole)
+        found = [np.vstack([own, c]) for own, c in zip(found, contrast_statistics(whole, placed, step), strict=True)]
+        engine = "histogram, contrast"
+    statistics = iter(found)
     return [
         TestResult.abstain(trial.reason, null="placement")
         if trial.reason is not None
         else _judge(next(statistics), trial.places.overlaps & (overlaps == "exceed"), engine)
         for trial in trials
     ]
+
+
+def _arranged_spacing(spacing: Sequence[float] | None, whole: TissueField) -> tuple[float, ...]:
+    """Voxel size along the three axes of an arranged tissue."""
+    ndim = len(whole.shape)
+    step = np.ones(ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
+    if step.shape != (ndim,) or not (np.isfinite(step).all() and (step > 0).all()):
+        raise InputError(f"the spacing must be {ndim} positive numbers, not {spacing}")
+    roomy = (*(1.0,) * (3 - ndim), *step.tolist())
+    return tuple(roomy[axis] for axis in whole.order)
 
 
 @dataclass(frozen=True, eq=False)

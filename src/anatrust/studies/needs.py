@@ -29,12 +29,14 @@ MODULES: dict[str, tuple[str, ...]] = {
         *_COMMON,
         "anatrust.statistics.placement",
         "anatrust.statistics.places",
+        "anatrust.statistics.place_contrast",
         "anatrust.statistics.place_statistics",
     ),
     "placement-exceed": (
         *_COMMON,
         "anatrust.statistics.placement",
         "anatrust.statistics.places",
+        "anatrust.statistics.place_contrast",
         "anatrust.statistics.place_statistics",
     ),
     "surrogate-max": (
