@@ -442,6 +442,21 @@ def test_contrasts_equal_the_definition(extent, spacing, rng: np.random.Generato
     assert np.allclose(place_contrasts(*search), place_contrasts.py_func(*search))
 
 
+def test_where_the_surroundings_are_hardly_tissue_all_the_rest_stands_for_them(rng: np.random.Generator) -> None:
+    extent, row = (1, 21, 60), np.zeros((1, 21, 60), dtype=bool)
+    row[0, 10] = True
+    candidate = np.zeros(extent, dtype=bool)
+    candidate[0, 10, 30:34] = True
+    values = np.where(row, rng.standard_normal(extent), 0.0)
+    shape = Shape.of(np.flatnonzero(candidate), np.array(extent))
+    total, count = (np.append(0, np.cumsum(v)) for v in (values, row))
+    shell = surroundings(shape, extent, (1.0, 1.0, 1.0))
+    search = (total, count, np.array([shape.anchor]), shape.offsets, shape.lengths, shell, np.array(extent))
+    expected = values[candidate].mean() - values[row & ~candidate].mean()
+    assert place_contrasts(*search) == pytest.approx(expected)
+    assert place_contrasts.py_func(*search) == pytest.approx(expected)
+
+
 # --- real organs -------------------------------------------------------------------------
 
 
