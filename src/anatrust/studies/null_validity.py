@@ -127,22 +127,22 @@ def _samples(source: str, tissue: str, task: str, null: str, context: Context) -
     elif source in ("ct3mm", "mr"):
         yield volume_organ(context, source, (_CT if source == "ct3mm" else _MR)[tissue], tissue)
     elif source == "phantom":
-        for k in range(3 if few else 24):
+        for k in range(3 if few else 12):
             yield phantom_organ(90_000 + 1000 * context.seed + k, tissue)
     elif source == "hippocampus":
-        yield from hippocampus_patients(context, limit=3 if few else 60)
+        yield from hippocampus_patients(context, limit=3 if few else 30)
     elif source == "cardiac":
         for _, slices in cardiac_patients(context, limit=3 if few else None):
             yield max(slices, key=lambda s: int(s.domain.sum()))
     else:
         kind, length = tissue.split()
-        for k in range(6 if few else 80 if holds else 30):
+        for k in range(6 if few else 40 if holds else 10):
             rng = np.random.default_rng([context.seed, k, len(kind), int(float(length))])
             yield texture_disc(rng, cast(TextureKind, kind), float(length))
 
 
 # Random places a sample: one patient gives few, a single scan must give all there are.
-_PLACES = {"amos": 60, "ct3mm": 30, "mr": 30, "phantom": 4, "hippocampus": 2, "cardiac": 4, "texture": 1}
+_PLACES = {"amos": 60, "ct3mm": 30, "mr": 30, "phantom": 6, "hippocampus": 2, "cardiac": 4, "texture": 1}
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
