@@ -35,11 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def grouped(folder: Path, groups: list[str]) -> Cohort:
+def grouped(folder: Path, groups: list[str], first: int = 0) -> Cohort:
     with (folder / "groups.csv").open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(["id", "image", "probabilities", "truth", "group"])
-        for n, group in enumerate(groups):
+        for n, group in enumerate(groups, first):
             writer.writerow([n, f"{n}-scan.nii.gz", f"{n}-soft.nii.gz", f"{n}-truth.nii.gz", group])
     return Cohort.read(folder / "groups.csv")
 
@@ -104,22 +104,28 @@ def test_groups_large_enough_get_thresholds_of_their_own(folder: Path, tmp_path:
 
 def test_a_site_is_tested_by_the_bounds_of_its_group(folder: Path) -> None:
     """Bounds within a group that nobody can keep break at every scan of the group, and at no other."""
-    profile = fit(grouped(folder, ["A"] * 20 + ["B"] * 12))
+    profile = fit(grouped(folder, ["A"] * 16 + ["B"] * 12))
     bounds = profile.bounds
     assert bounds is not None
     strict = {name: replace(one, margin=-9.0, alpha=0.1) for name, one in bounds.bounds.items()}
     odd = replace(profile, bounds=replace(bounds, groups={"A": strict}))
     for group, seen in (("A", 1.0), ("", 0.0)):
-        site = grouped(folder, [group] * 12)
+        site = grouped(folder, [group] * 12, 28)
         check = next(c for c in verify(odd, site).checks if c.promise.endswith("a bound of volume"))
         assert check.realised == pytest.approx(seen, abs=0.3)
+    with pytest.raises(InputError, match="3 of its 12 scans were fitted on"):
+        verify(odd, grouped(folder, ["A"] * 12, 25))
 
 
 def test_thin_groups_are_named_and_get_the_average(folder: Path) -> None:
     found = fit_sets(grouped(folder, ["A"] * 20 + ["B"] * 4), SetOptions(tune=False))
     assert found.section is not None
     assert set(found.section.groups) == {"A"}
-    assert any("group B has 4 calibration patients, 9 are needed" in note for note in found.notes)
+    assert any("group B has 4 of the 9 calibration patients needed" in note for note in found.notes)
+    sure = fit_sets(grouped(folder, ["A"] * 20), SetOptions(tune=False, assurance=0.01))
+    assert sure.section is not None
+    assert not sure.section.groups
+    assert "sets: group A gets no promise of its own: 20 patients cannot assure it" in sure.notes
     thin = fit_sets(grouped(folder, ["A"] * 28 + ["B"] * 4))
     assert thin.bounds is not None
     assert set(thin.bounds.groups) == {"A"}

@@ -22,7 +22,7 @@ from anatrust.pipeline.bounds import BoundsSection, fit_bounds
 from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.cohort_losses import CohortLosses
-from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key
+from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key, scan_mark
 from anatrust.pipeline.patient_record import PatientRecord, read_record, record_patient
 from anatrust.pipeline.plan import learning_patients
 from anatrust.pipeline.screening import ScreeningSection, scan_abnormality
@@ -182,6 +182,7 @@ def fit_sets(
         groups,
         split,
         tuple(losses.curves(label) for label in labels),
+        tuple(sorted({scan_mark(row) for row in rows})),
     )
     bounds, more = run.bound(learnt, run.unscreened(calibrating, records), thresholds, given_masks)
     keys = tuple(rows_key([row], []) for row in rows)
@@ -433,11 +434,11 @@ class _Run:
         for group, own in sorted(groups.items()):
             if own.patients < needed:
                 notes.append(
-                    f"sets: group {group} has {own.patients} calibration patients, {needed} are needed for a promise "
+                    f"sets: group {group} has {own.patients} of the {needed} calibration patients needed for a promise "
                     "of its own; its scans get the one averaged over all groups"
                 )
                 continue
-            made[group] = tuple(
+            calibrated = tuple(
                 replace(
                     one,
                     outer=replace(one.outer, sentence=f"within group {group}, {one.outer.sentence}"),
@@ -447,6 +448,12 @@ class _Run:
                 else None
                 for one in self.calibrate(own, recipes)
             )
+            if any(calibrated):
+                made[group] = calibrated
+            else:
+                notes.append(
+                    f"sets: group {group} gets no promise of its own: {own.patients} patients cannot assure it"
+                )
         return made, notes
 
     def bound(
@@ -476,7 +483,7 @@ class _Run:
         )
         needed = patients_needed(self.options.alpha)
         return section, [
-            f"bounds: group {group} has {groups.count(group)} calibration patients, {needed} are needed for bounds of "
-            "its own; its scans get those that hold over all groups"
+            f"bounds: group {group} has {groups.count(group)} of the {needed} calibration patients needed for bounds "
+            "of its own; its scans get those that hold over all groups"
             for group in sorted({*groups} - {"", *section.groups})
         ]

@@ -25,7 +25,7 @@ from anatrust.pipeline.finding import worst
 from anatrust.pipeline.inspect import inspect_scan
 from anatrust.pipeline.sets import DescribedScan, class_channels
 
-__all__ = ["LabelledImage", "LabelledReader", "derived_mask", "labelled_case", "region_of", "rows_key"]
+__all__ = ["LabelledImage", "LabelledReader", "derived_mask", "labelled_case", "region_of", "rows_key", "scan_mark"]
 
 _CACHE_VERSION = 2
 Warn = Callable[[str], None]
@@ -170,6 +170,11 @@ def labelled_case(patient: str, image: LabelledImage, label: int, encoder: Encod
     soft = image.probabilities[label][region.slices].copy()
     truth = np.asarray(image.truth.array[region.slices] == label)
     return LabelledCase(patient, soft, scan.array, truth, scan.grid, DescribedScan(scan, encoder))
+
+
+def scan_mark(row: CohortRow) -> str:
+    """Beginning of the SHA-256 of a row's scan: tells whether a scan is the same, and nothing else about it."""
+    return content_hash(row.image)[:16]
 
 
 def rows_key(rows: Sequence[CohortRow], choices: Sequence[Any]) -> str:

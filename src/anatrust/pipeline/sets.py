@@ -59,6 +59,9 @@ class SetsSection:
         How many patients served what, in all and by group.
     curves
         How errors and sizes depend on the threshold, in the same order; empty in profiles of older versions.
+    scans
+        Beginnings of the SHA-256 of the scans it rests on, by which `verify` knows them again; empty in profiles of
+        older versions.
     """
 
     calibrations: tuple[SetCalibration, ...]
@@ -72,6 +75,7 @@ class SetsSection:
     groups: Mapping[str, tuple[SetCalibration | None, ...]] = field(default_factory=dict)
     split: Mapping[str, Any] = field(default_factory=dict)
     curves: tuple[SetCurves | None, ...] = ()
+    scans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.calibrations) == len(self.labels) == len(self.tunings):
@@ -124,6 +128,7 @@ class SetsSection:
             "groups": {name: [None if c is None else c.to_json() for c in own] for name, own in self.groups.items()},
             "split": dict(self.split),
             "curves": [None if one is None else one.to_json() for one in self.curves],
+            "scans": list(self.scans),
         }
 
     @classmethod
@@ -144,6 +149,7 @@ class SetsSection:
             },
             dict(plain.get("split", {})),
             tuple(None if one is None else SetCurves.from_json(one) for one in plain.get("curves", ())),
+            tuple(plain.get("scans", ())),
         )
 
 

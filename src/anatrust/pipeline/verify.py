@@ -23,7 +23,7 @@ from anatrust.pipeline.bounds_evidence import diameter_of, structure_evidence, s
 from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.fit_rejection import LeftOutError, lesion_free_case
-from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key
+from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key, scan_mark
 from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.screening import scan_abnormality, screen_scan
@@ -153,7 +153,8 @@ def verify(
     Raises
     ------
     InputError
-        If the profile promises nothing that these rows could test, or a lesion-free row contradicts itself.
+        If the profile promises nothing that these rows could test, its sets were fitted on some of these scans, or a
+        lesion-free row contradicts itself.
 
     Guarantee
     ---------
@@ -167,6 +168,12 @@ def verify(
         raise InputError(
             f"{cohort.source}: no row tests what this profile promises; give rows with a truth beside what its sets "
             "grade, or usual scans with masks for screening"
+        )
+    known = frozenset(() if profile.sets is None else profile.sets.scans)
+    if known and (shared := sum(row.image.exists() and scan_mark(row) in known for row in rows)):
+        raise InputError(
+            f"{cohort.source}: {shared} of its {len(rows)} scans were fitted on, and on those a profile looks better "
+            "than it is: leave them out"
         )
     measured: dict[str, list[Mapping[str, Any]]] = {}
     for done, row in enumerate(rows):
