@@ -110,8 +110,12 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         for setting, row in found["rows"].items():
             ratio = f"{row['steepness'] / found['plain_steepness']:.2f}"
             rows.append([setting.replace("/", ", "), ratio, percent(row["assd"]), percent(row["hd95"])])
-        stage = f" on {found['encoder']}" if "encoder" in found else ""
-        header = [f"k, steps, β{stage}", "steepest growth, times plain", "ASSD better, %", "HD95 better, %"]
+        header = [
+            f"k, steps, β on {found['encoder']}",
+            "steepest growth, times plain",
+            "ASSD better, %",
+            "HD95 better, %",
+        ]
         tables[key.replace(" ", "-")] = markdown_table(header, rows)
     return tables
 
