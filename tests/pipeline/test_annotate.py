@@ -178,7 +178,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     image, labels = phantom()
     with pytest.raises(InputError, match="give one label map for each"):
         annotate(pictured(image), [pictured(image)] * 2, pictured(labels))
-    with pytest.raises(InputError, match="0 references"):
+    with pytest.raises(InputError, match="references: 0, label maps: 0"):
         annotate(pictured(image))
     with pytest.raises(InputError, match="all background"):
         annotate(pictured(image), pictured(image), pictured(np.zeros_like(labels)))
@@ -223,6 +223,21 @@ def test_data_that_contradict_themselves_are_refused() -> None:
         Structure(1, "liver", None, 0.0)
     with pytest.raises(AnatrustError, match="0 to 1"):
         Structure(1, "liver", ((0, 1), (0, 1)), 1.5, voxels=1)
+
+
+def test_a_reference_of_which_nothing_is_found_is_asked_about(tmp_path: Path) -> None:
+    image, labels = phantom()
+    far = np.zeros_like(labels)
+    far[:4, :4] = 1
+    names = {1: "liver"}
+    found = anatrust.annotate(
+        pictured(phantom(3)[0][12:, 12:]), pictured(image), pictured(far), names=names, out=tmp_path / "out"
+    )
+    assert found.decision == "review"
+    assert found.reasons[0].startswith("nothing of the references was found: are they of the same body part")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "No structure was found." in page
+    assert "Nothing odd" not in page
 
 
 def test_the_switches_say_what_they_did() -> None:

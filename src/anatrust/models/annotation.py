@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from scipy import ndimage
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.volumes import LabelMap, Scan
 
-__all__ = ["SURE", "Annotation", "NamedRegion", "Reference", "Relation", "Structure", "boxes_of"]
+__all__ = ["SURE", "Annotation", "NamedRegion", "Reference", "Relation", "Structure", "boxes_of", "some_of"]
 
 SURE = 0.5
 """Confidence from which a structure counts as found for sure; a convention, no error level."""
@@ -220,14 +220,17 @@ class Annotation:
     def reasons(self) -> tuple[str, ...]:
         """Why it is not accepted, a phrase each."""
         if self.abstained:
-            return (self.abstained,)
+            return (self.abstained, *(r for r in self.remarks if r not in self.abstained))
         unsure = [s.name for s in self.structures if s.found and s.confidence < SURE]
         lost = [s.name for s in self.structures if not s.found]
         broken = [str(r) for r in self.relations if not r.holds]
         told = []
+        if lost and len(lost) == len(self.structures):
+            told.append("nothing of the references was found: are they of the same body part and kind of image?")
+            lost = []
         for what, names in (("not found", lost), ("low confidence", unsure), ("does not hold", broken)):
             if names:
-                told.append(f"{what}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}")
+                told.append(f"{what}: {some_of(names)}")
         return (*told, *self.remarks)
 
     def to_json(self) -> dict[str, Any]:
@@ -254,6 +257,17 @@ class Annotation:
         empty = LabelMap(np.zeros(target.grid.shape, np.uint8), target.grid, names)
         structures = tuple(Structure(n, name, None, 0.0, reason=reason) for n, name in sorted(names.items()))
         return cls(empty, structures, (), reasoner, (), remarks, reason)
+
+
+def some_of(names: Sequence[str], most: int = 8) -> str:
+    """The first names of a list, and how many more there are.
+
+    Examples
+    --------
+    >>> some_of(["liver", "spleen", "aorta"], 2)
+    'liver, spleen and 1 more'
+    """
+    return f"{', '.join(names[:most])}{f' and {len(names) - most} more' if len(names) > most else ''}"
 
 
 def boxes_of(labels: LabelMap) -> dict[int, Box]:

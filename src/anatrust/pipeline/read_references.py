@@ -33,7 +33,7 @@ def read_references(
     """
     images, maps = listed(scans), listed(labels)
     if not images or len(images) != len(maps):
-        raise InputError(f"{len(images)} references and {len(maps)} label maps: give one label map for each")
+        raise InputError(f"references: {len(images)}, label maps: {len(maps)}; give one label map for each reference")
     table = label_table(names)
     found = []
     for number, (scan, drawn) in enumerate(zip(images, maps, strict=True), start=1):

@@ -88,7 +88,10 @@ class LayoutPrior:
             If there are fewer maps than ``least``, or they lie in different planes.
         """
         if len(maps) < least:
-            raise InputError(f"a layout is learnt from {least} labelled scans at least, not from {len(maps)}")
+            raise InputError(
+                f"a layout is learnt from {least} labelled scans at least, not from {len(maps)}: give more references"
+                " of the scan's plane, or leave the priors out"
+            )
         grids = {canonical(m.array, m.grid)[1].orientation for m in maps}
         if len(grids) > 1:
             raise InputError("a layout is learnt from scans of one plane, or from volumes")

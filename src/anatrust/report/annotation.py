@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from anatrust.errors import GeometryError
 from anatrust.image.volumes import LabelMap, Scan
-from anatrust.models.annotation import SURE, Annotation, Structure
+from anatrust.models.annotation import SURE, Annotation, Structure, some_of
 from anatrust.pipeline import annotate as pipeline_annotate
 from anatrust.report.embed import base64_size
 from anatrust.report.layers import STYLES, outcome_layers
@@ -136,9 +136,13 @@ def _row(entry: Entry, scan: Scan) -> Row:
 def _frame(
     annotation: Annotation, entries: tuple[Entry, ...], scan: Scan, run: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    lost = [f"{s.name}: {s.reason}" for s in annotation.structures if not s.found]
+    lost: dict[str, list[str]] = {}
+    for s in annotation.structures:
+        if not s.found:
+            lost.setdefault(s.reason, []).append(s.name)
     holding = sum(r.holds for r in annotation.relations)
-    notes = [f"Not found: {text}." for text in lost] if not annotation.abstained else []
+    # What was remarked, and why there is no answer, stands at the top of the page already.
+    notes = [] if annotation.abstained else [f"Not found: {some_of(names)}: {why}." for why, names in lost.items()]
     if annotation.relations:
         notes.append(f"{holding} of {len(annotation.relations)} relations that all references show hold here.")
     outcomes = [e.outcome for e in entries]
@@ -156,7 +160,7 @@ def _frame(
         "meaning": _MEANING[annotation.decision],
         "reasons": [text[:1].upper() + text[1:] for text in annotation.reasons],
         "counts": [(o, outcomes.count(o)) for o in STYLES if o in ("sure", "unsure")] if entries else [],
-        "findings": [],
+        "findings": None,
         "promises": [],
         "limits": list(_LIMITS),
         "notes": notes,
