@@ -106,16 +106,19 @@ _RECIPES: Mapping[str, _Recipe] = {
 _BEST = ("Mahalanobis, mask and certainty", "both, mask and certainty, changed copies")
 
 
-def _kinds(quick: bool) -> tuple[str, ...]:
-    return ("noise", "lesion") if quick else tuple(STRENGTHS)
+_TEN_POINTS: Mapping[SetName, Mapping[str, int]] = {
+    "hippocampus": {"blur": 4, "thick": 3, "contrast": 3, "lesion": 4},
+    "cardiac": {"noise": 3, "bias": 4, "blur": 4, "thick": 4, "remap": 3, "lesion": 4},
+}
+"""The level by which a shift has cost the segmenter ten Dice points, as `rfdeep-main` found."""
 
 
-def _datasets(quick: bool) -> tuple[str, ...]:
-    """Usual scans, every shift at every strength, changed copies to learn from, far scans."""
-    levels = (NEAR_LEVEL,) if quick else (2, 3, 4)  # the first costs next to nothing
-    copies = tuple(SYNTHETIC_OUTLIERS)[: 3 if quick else None]
-    near = tuple(f"{kind} {level}" for kind in _kinds(quick) for level in levels)
-    return ("usual", *near, *(f"copy {kind}" for kind in copies), *FAR)
+def _datasets(name: SetName, quick: bool) -> tuple[str, ...]:
+    """Usual scans, changed copies to learn from, far scans, shifts at the compared level and around ten points."""
+    asked = {f"{kind} {NEAR_LEVEL}" for kind in (("noise", "lesion") if quick else STRENGTHS)}
+    if not quick:
+        asked |= {f"{kind} {at}" for kind, high in _TEN_POINTS[name].items() for at in (high - 1, high)}
+    return ("usual", "copies", *FAR, *sorted(asked, reverse=True))
 
 
 def _images(name: SetName, data: Path, quick: bool) -> tuple[HeldOutImage, ...]:
@@ -131,11 +134,12 @@ def _scans(
         return far_scans(name, dataset, data, quick)
     kind, _, level = dataset.rpartition(" ")
     found: list[tuple[ScanKey, Scan, npt.NDArray[Any] | None, str]] = []
-    for image in _images(name, data, quick):
+    for number, image in enumerate(_images(name, data, quick)):
         scan, truth = image.scan, image.labels
         marks = LabelMap(np.asarray(truth > 0, dtype=np.uint8), scan.grid)
-        if kind == "copy":
-            scan = shifted(scan, marks, level, SYNTHETIC_OUTLIERS[level])[0]
+        if dataset == "copies":
+            how = list(SYNTHETIC_OUTLIERS)[number % len(SYNTHETIC_OUTLIERS)]
+            scan = shifted(scan, marks, how, SYNTHETIC_OUTLIERS[how])[0]
         elif kind in STRENGTHS:
             scan = shifted(scan, marks, kind, STRENGTHS[kind][int(level) - 1])[0]
         found.append((ScanKey(dataset, image.patient, image.key), scan, truth, image.group))
@@ -144,12 +148,12 @@ def _scans(
 
 def _units(name: SetName, dataset: str, data: Path, quick: bool) -> list[Unit]:
     """The scans of a data set, segmented and described; made once and kept."""
-    kind, _, level = dataset.rpartition(" ")
+    kind = dataset.rpartition(" ")[0]
     identity = {
         "set": name,
         "dataset": dataset,
         "quick": quick,
-        "strength": STRENGTHS[kind] if kind in STRENGTHS else SYNTHETIC_OUTLIERS.get(level),
+        "strength": STRENGTHS.get(kind),
         "source": provenance.source_hash((*_CODE, "anatrust.studies.rfdeep_scans")),
         "network": network_hash(name, data, quick),
         "images": [image.key for image in _images(name, data, quick)],
@@ -194,7 +198,7 @@ def _unit(
 
 @cache
 def _known(name: SetName, data: Path, quick: bool) -> Mapping[str, list[Unit]]:
-    return {d: [u for u in _units(name, d, data, quick) if not u.empty] for d in _datasets(quick)}
+    return {d: [u for u in _units(name, d, data, quick) if not u.empty] for d in _datasets(name, quick)}
 
 
 def _joined(unit: Unit, recipe: _Recipe) -> ScanFeatures:
@@ -208,21 +212,15 @@ def _joined(unit: Unit, recipe: _Recipe) -> ScanFeatures:
 def _fitted(
     recipe: _Recipe, known: Mapping[str, list[Unit]], people: Sequence[str], seed: int, quick: bool
 ) -> Screener:
-    """As `anatrust fit` would: one changed copy of each scan fitted on, kinds in turn."""
-    usual = [u for u in known["usual"] if u.key.patient in set(people)]
-    copies: list[ScanFeatures] = []
-    if recipe.copies:
-        kinds = [d for d in known if d.startswith("copy ")]
-        at = {d: {(u.key.patient, u.key.scan): u for u in known[d]} for d in kinds}
-        for number, unit in enumerate(usual):
-            made = at[kinds[(number + seed) % len(kinds)]].get((unit.key.patient, unit.key.scan))
-            copies += [] if made is None else [_joined(made, recipe)]
+    """As `anatrust fit` would, with one changed copy of each scan fitted on."""
+    usual, copies = ([u for u in known[d] if u.key.patient in set(people)] for d in ("usual", "copies"))
     settings: Mapping[str, Mapping[str, Any]] = {
         "forest": {"trees": 50 if quick else 300, "jobs": 1},
         "mahalanobis": {"normalise": "zscore"},
     }
     judges = [make_detector(d, **settings[d]) for d in recipe.detectors]
-    return fit_screener(judges, [_joined(u, recipe) for u in usual], [u.key.patient for u in usual], copies, seed=seed)
+    strange = [_joined(u, recipe) for u in copies] if recipe.copies else []
+    return fit_screener(judges, [_joined(u, recipe) for u in usual], [u.key.patient for u in usual], strange, seed=seed)
 
 
 def _people(known: Mapping[str, list[Unit]], seed: int, number: int) -> list[str]:
@@ -237,16 +235,17 @@ def _cells(context: Context) -> list[Cell]:
         files = data_files(name, context.path(), quick=context.quick)
         cells += [
             Cell(f"scans/{name}/{dataset}", {"set": name, "dataset": dataset}, files=files, needs=_NEEDS)
-            for dataset in _datasets(context.quick)
+            for dataset in _datasets(name, context.quick)
         ]
         for recipe in _RECIPES if not context.quick else (_BEST[0], "forest, deep, changed copies"):
-            parameters = {"set": name, "recipe": recipe, "resplits": 2 if context.quick else 20}
+            full = 10 if _RECIPES[recipe].copies else 20
+            parameters = {"set": name, "recipe": recipe, "resplits": 2 if context.quick else full}
             cells.append(Cell(f"resplits/{name}/{recipe}", parameters, files=files, needs=_NEEDS))
         if name == "cardiac":
             for recipe in ("Mahalanobis, deep", *_BEST):
                 parameters = {"set": name, "recipe": recipe, "resplits": 20}
                 cells.append(Cell(f"groups/{name}/{recipe}", parameters, files=files, needs=_NEEDS))
-    parameters = {"set": "hippocampus", "recipe": _BEST[0], "resplits": 20 if context.quick else 1000}
+    parameters = {"set": "hippocampus", "recipe": _BEST[0], "resplits": 4 if context.quick else 1000}
     files = data_files("hippocampus", context.path(), quick=context.quick)
     return [*cells, Cell("validity/hippocampus", parameters, files=files, needs=_NEEDS)]
 
@@ -275,7 +274,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
         screener = _fitted(recipe, known, people[:fit], number, context.quick)
         tested = set(people[fit:])
         asked = {d: [u for u in rows if d in FAR or u.key.patient in tested] for d, rows in known.items()}
-        asked = {d: rows for d, rows in asked.items() if not d.startswith("copy ")}
+        del asked["copies"]
         made = {d: screener.abnormality([_joined(u, recipe) for u in rows]) for d, rows in asked.items()}
         strange = [d for d in made if d != "usual"]
         for group, members in ({d: [d] for d in strange} | near_and_far(strange)).items():
