@@ -314,7 +314,8 @@ def test_how_sure_the_segmenter_is_stands_beside_where_it_is_known(
     soft = [f"{line},{line.split(',')[0]}-soft.nii.gz" for line in text[1:]]
     rows.write_text("\n".join([f"{text[0]},probabilities", *soft]) + "\n")
     profile = str(tmp_path / "p.profile")
-    assert run(["fit", str(rows), "-o", profile, "--flag-rate", "0.1", "-q"]) == 0
+    command = ["fit", str(rows), "-o", profile, "--flag-rate", "0.1", "-q"]
+    assert run([*command, "--screen-with", "mask+certainty"]) == 0
     capsys.readouterr()
     assert run(["info", profile]) == 0
     assert "mask and the segmenter's certainty" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from anatrust.studies.study import load_study, run_study
 
 QUICK = (
     "rfdeep-main",
+    "rfdeep-default",
     "rfdeep-lodo",
     "rfdeep-blind",
     "rfdeep-ablation",

@@ -69,14 +69,13 @@ def fit_command(
         float, typer.Option(metavar="R", help="Share of usual scans that screening may call strange.")
     ] = 0.05,
     screen_with: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="WHAT",
             help="What screening measures: mask, descriptors, histogram, radiomics, or the folder of a network; "
-            "+histogram puts the crops' histogram beside it, +certainty the segmenter's. By default mask, and "
-            "+certainty where all rows have probabilities.",
+            "+histogram puts the crops' histogram beside it, +certainty the segmenter's entropy.",
         ),
-    ] = None,
+    ] = "mask",
     crop_edge: Annotated[
         int | None, typer.Option(metavar="MM", help="Edge of screening's crops, a multiple of 32; 128 by default.")
     ] = None,
@@ -184,7 +183,7 @@ def fit_command(
             "encoder": choice.to_json(),
             "flag_rate": flag_rate,
             "screening": {
-                "measured": None if profile.screening is None else profile.screening.measured.identity,
+                "measured": measured.identity,
                 "detectors": detectors,
                 "synthetic_outliers": synthetic_outliers,
                 "by_group": by_group,
@@ -208,18 +207,16 @@ def fit_command(
     return 0
 
 
-def _measured(what: str | None, mode: str | None, edge: int | None) -> Description | None:
-    """What screening measures, from the options; None where the table decides."""
+def _measured(what: str, mode: str | None, edge: int | None) -> Description:
+    """What screening measures, from the options."""
     from typing import cast
 
     from anatrust.ood.crops import CropMode, CropSettings
     from anatrust.pipeline.screening_features import make_description
 
-    if what is None and mode is None and edge is None:
-        return None
     usual = CropSettings()
     crops = CropSettings(cast(CropMode, mode or usual.mode), usual.edge if edge is None else edge)
-    made = make_description(what or "mask", crops)
+    made = make_description(what, crops)
     if made.of_mask and (mode is not None or edge is not None):
         raise InputError(
             f"--crop-edge and --crop-mode are of crops, and {made.kind} measures none: leave them out, or choose"

@@ -129,7 +129,7 @@ def _one(
         typer.echo(f"{screening.verdict.upper().replace('_', ' ')}  {image.identifier}")
         typer.echo("\n".join(f"  - {reason}" for reason in screening.reasons))
         if why is not None:
-            names = ", ".join(f"{name} {drop:+.2g}" for name, drop in why.levels[:3])
+            names = ", ".join(f"{name} {drop:+.3g}" for name, drop in why.levels[:3])
             typer.echo(f"  - what drives it, by group of features: {names}")
         for finding in findings:
             typer.echo(f"  - input gate: {finding.sentence}")

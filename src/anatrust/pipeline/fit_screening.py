@@ -72,8 +72,7 @@ def fit_screening(
     flag_rate, modality, seed
         Share of usual scans that may be flagged; of all scans; of the split.
     description
-        What is measured. If None, the mask and its rim by local descriptors, and beside them the segmenter's
-        certainty where all those rows have probabilities.
+        What is measured; local descriptors in the mask and its rim if None.
     detectors
         Names of detectors to fit instead; several are combined by rank, never the best one picked.
     synthetic_outliers
@@ -102,9 +101,7 @@ def fit_screening(
     unknown = [name for name in detectors or () if name not in detector_names()]
     if unknown:
         raise InputError(f"there is no detector {unknown[0]!r}: choose some of {', '.join(detector_names())}")
-    if description is None:
-        sure = all(row.probabilities is not None for row in rows) and not synthetic_outliers
-        description = make_description("mask+certainty" if sure else "mask")
+    description = description or make_description()
     if synthetic_outliers and description.certainty and _segmenter(description) is None:
         raise InputError(
             "changed copies of scans have no probabilities unless the network can be run on them (a U-Net of anatrust):"

@@ -61,7 +61,7 @@ def screening_card(
         "nearest": [],
     }
     if explanation is not None:
-        rows = [(name, drop, f"{drop:.2g}") for name, drop in explanation.levels if drop > 0][:_MOST_LEVELS]
+        rows = [(name, drop, _short(drop)) for name, drop in explanation.levels if drop > 0][:_MOST_LEVELS]
         card["levels"] = bars(rows, "How much of the abnormality each group of features carries") if rows else ""
         card["nearest"] = [(name, f"{distance:.2f}") for name, distance in explanation.nearest]
         card["crops"] = _crops(explanation.crops, crops, scan, layers, window)
@@ -86,3 +86,8 @@ def _crops(
         if len(places) == 1 and len(numbers) > 1:
             place["title"] = f"All {len(numbers)} crops"
     return list(places.values())
+
+
+def _short(value: float) -> str:
+    """Two digits, or a whole number."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

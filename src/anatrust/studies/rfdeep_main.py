@@ -36,6 +36,13 @@ NEEDS = (
 _LEVELS = (1, 2, 3, 4)
 _VALIDITY = ("Mahalanobis, deep", "forest, deep")
 _RATES = (0.05, 0.1, 0.2)
+# Detectors that take seconds to fit are fitted less often; how often stands in each cell.
+_RESPLITS = {
+    "forest, histogram": 40,
+    "isolation forest, deep": 40,
+    **dict.fromkeys(("forest, deep as published", "forest, descriptors", "forest, radiomics"), 20),
+    "MLP, deep": 10,
+}
 
 
 def all_datasets(*, quick: bool) -> tuple[str, ...]:
@@ -80,7 +87,8 @@ def _cells(context: Context) -> list[Cell]:
             cells.append(Cell(f"scans/{name}/{dataset}", parameters, files=files, needs=NEEDS))
         wanted = [m for m in METHODS.values() if not context.quick or m.name in _QUICK]
         for method in wanted:
-            parameters = {"set": name, "method": method.name, "resplits": 2 if context.quick else 100}
+            full = _RESPLITS.get(method.name, 100)
+            parameters = {"set": name, "method": method.name, "resplits": 2 if context.quick else full}
             cells.append(Cell(f"resplits/{name}/{method.name}", parameters, files=files, needs=NEEDS))
         if name == "hippocampus":
             for text in _VALIDITY[: 1 if context.quick else None]:
