@@ -22,7 +22,7 @@ from anatrust.pipeline import assess as pipeline_assess
 from anatrust.pipeline.outputs import output_folder
 from anatrust.pipeline.profile import Profile, RejectionSection
 from anatrust.pipeline.verdict import Verdict
-from anatrust.rejection.settings import RejectionSettings
+from anatrust.rejection.settings import RejectionSettings, TissueSettings
 from anatrust.statistics.conformal_p import CohortNull
 
 WRITTEN = ["candidates.csv", "kept.nii.gz", "rejected.nii.gz", "report.html", "run.json", "verdict.json"]
@@ -313,6 +313,18 @@ def test_a_profile_that_does_not_fit_is_refused(
 def test_settings_that_do_not_change_scores_may_differ_from_the_profile(files: dict[str, Path]) -> None:
     settings = replace(RejectionSettings(), null="placement", n_draws=99)
     assert judge(files, settings=settings).null == "placement"
+
+
+def test_a_profile_of_before_the_tissue_was_trimmed_judges_as_it_did(files: dict[str, Path]) -> None:
+    """Its settings say "plain"; defaults given beside it do not change that."""
+    old = profile(tissue=TissueSettings(reference="plain", trim=0.1))
+    then = judge(files, profile=old)
+    beside = judge(files, profile=old, settings=RejectionSettings(n_draws=99))
+    assert [c.statistic for c in then.candidates] == [c.statistic for c in beside.candidates]
+    assert not any("atypical" in note for note in then.notes)
+    now = judge(files, profile=profile())
+    assert [c.statistic for c in now.candidates] != [c.statistic for c in then.candidates]
+    assert any(note.startswith("The most atypical 40 % of the normal tissue was left out") for note in now.notes)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from anatrust.errors import AnatrustError, FormatError, InputError
 from anatrust.pipeline.archive import _checksum, read_archive, write_archive
 from anatrust.pipeline.profile import Profile, RejectionSection
-from anatrust.rejection.settings import RejectionSettings
+from anatrust.rejection.settings import RejectionSettings, TissueSettings
 from anatrust.statistics.conformal_p import CohortNull
 
 GOLDEN = Path(__file__).parent / "data" / "golden_v1.profile"
@@ -23,7 +23,10 @@ GOLDEN = Path(__file__).parent / "data" / "golden_v1.profile"
 def example() -> Profile:
     """What the golden file holds; written once by ``example().save(GOLDEN)`` with version 0.1.0."""
     scores = (np.array([0.25, 0.5]), np.array([]), np.array([0.125]), np.array([0.75, 0.0625, 0.375]))
-    section = RejectionSection(RejectionSettings(alpha=0.2, features="local"), CohortNull(scores), 5, True)
+    tissue = TissueSettings(reference="plain", trim=0.1)  # the defaults of then
+    section = RejectionSection(
+        RejectionSettings(alpha=0.2, features="local", tissue=tissue), CohortNull(scores), 5, True
+    )
     return Profile("golden segmenter", "CT", "ab" * 32, section, ("sets: no truth in the table",), "0.1.0")
 
 

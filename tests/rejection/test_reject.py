@@ -165,7 +165,7 @@ def test_gates_run_first(flat, cohort):
     assert [c.decision for c in result.candidates] == ["kept", "rejected", "rejected", "rejected"]
     assert result.candidates[1].reason.startswith("gate L2: its size, 29 mm²")
     assert result.candidates[1].p_value is None
-    assert result.notes == ()
+    assert [note.split(" of the ")[0] for note in result.notes] == ["The most atypical 40 %"]
     none = reject(flat.scan, flat.labels, probabilities=_probabilities(flat, 0.3), **given)
     assert {c.reason for c in none.candidates} == {"gate L1: the largest probability, 0.3, is below 0.5"}
     assert none.statements[0].text == "Nothing was tested, so nothing is claimed."
@@ -475,7 +475,7 @@ def test_scores_of_vectors(flat):
 
 
 def test_scores_agree_with_the_definition(flat):
-    settings = RejectionSettings()
+    settings = RejectionSettings().under("cohort")
     case = prepare(flat.scan, flat.labels, anatomy=flat.anatomy, probabilities=None, settings=settings)
     comparison = compare_with(case, case.tissues[0])
     x, y = comparison.features[comparison.candidate(0)], comparison.features[comparison.normal]
@@ -483,6 +483,21 @@ def test_scores_agree_with_the_definition(flat):
     scores = candidate_scores(flat.scan, flat.labels, flat.anatomy)
     scale = len(x) * len(y) / (len(x) + len(y))
     assert scores[0] == pytest.approx(scale * mmd2_unbiased(x, y, kernel), rel=1e-9)
+
+
+def test_the_tissue_is_trimmed_where_other_patients_are_the_null_and_whole_where_this_scan_is(flat, cohort):
+    def judged(reference: str, **given) -> list[tuple[float | None, float | None]]:
+        settings = RejectionSettings(tissue=TissueSettings(reference=reference), **given)
+        null = None if given.get("null") == "surrogate-max" else cohort
+        found = reject(flat.scan, flat.labels, anatomy=flat.anatomy, cohort_null=null, settings=settings)
+        return [(c.statistic, c.placement_p) for c in found.candidates]
+
+    auto, plain, trimmed = (judged(reference) for reference in ("auto", "plain", "trimmed"))
+    assert [s for s, _ in auto] == [s for s, _ in trimmed] != [s for s, _ in plain]
+    # The placement test beside it needs the odd places of this scan.
+    assert [p for _, p in auto] == [p for _, p in plain] != [p for _, p in trimmed]
+    assert judged("auto", null="surrogate-max") == judged("plain", null="surrogate-max")
+    assert candidate_scores(flat.scan, flat.labels, flat.anatomy)[0] == auto[0][0]
 
 
 def test_masks_are_made_only_when_asked_for():

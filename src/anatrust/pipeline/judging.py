@@ -112,6 +112,10 @@ def judge_settings(
             )
         return replace(chosen, alpha=levels.candidates)
     theirs = section.settings
+    if settings is not None and settings.tissue.reference == "auto":
+        # Profiles of before there was a choice by null hold the reference they were fitted with.
+        tissue = replace(settings.tissue, reference=theirs.tissue.reference, trim=theirs.tissue.trim)
+        settings = replace(settings, tissue=tissue)
     if settings is not None and without_level(settings) != without_level(theirs):
         raise InputError(
             "the profile was fitted with other settings of features, gates or tissue: leave them to the profile"

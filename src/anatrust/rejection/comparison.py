@@ -62,8 +62,11 @@ class Comparison:
         return (claims > 0) & ~self.candidate(position)
 
     def contrast(self, position: int) -> float | None:
-        """Mean grey value inside minus that of the normal tissue, in its standard deviations; None if it has none."""
-        normal = self.case.scan.array[self.tissue.box][self.normal].astype(np.float64)
+        """Mean grey value inside minus that of the normal tissue, in its standard deviations; None if it has none.
+
+        Of all of the tissue: what trimming leaves varies less than tissue does.
+        """
+        normal = self.case.scan.array[self.tissue.box][self.normal | self.dropped].astype(np.float64)
         if normal.size < 2:
             return None
         inside = self.case.components.candidates[position].mean_intensity

@@ -113,9 +113,9 @@ def reject(
     """
     settings = RejectionSettings() if settings is None else settings
     null = _resolved_null(cohort_null, settings)
-    case = prepare(scan, labels, anatomy=anatomy, probabilities=probabilities, settings=settings)
+    case = prepare(scan, labels, anatomy=anatomy, probabilities=probabilities, settings=settings.under(null))
     correction = resolved_correction(null, settings)
-    evidence, families = _gather(case, null, cohort_null, seed)
+    evidence, families = _gather(case, null, cohort_null, settings, seed)
     tested = tuple(k for k in case.tested if evidence[k].p is not None)
 
     def keep(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -187,14 +187,15 @@ def _resolved_null(cohort_null: CohortNull | None, settings: RejectionSettings) 
     return "cohort" if floor <= settings.alpha * (1 + 1e-12) else "surrogate-max"
 
 
-def _gather(case: Case, null: Null, cohort_null: CohortNull | None, seed: int) -> tuple[list[_Evidence], int]:
+def _gather(
+    case: Case, null: Null, cohort_null: CohortNull | None, settings: RejectionSettings, seed: int
+) -> tuple[list[_Evidence], int]:
     """Evidence on every candidate, and the number of families of tests that each took their own maximum."""
-    settings = case.settings
     evidence = [_Evidence() for _ in case.components.candidates]
     correction = resolved_correction(null, settings)
     families = None
     if of_maximum(null, settings):
-        single = null == "cohort" or settings.tissue.reference != "mixture"
+        single = null == "cohort" or case.settings.tissue.reference != "mixture"
         families = len(case.tissues) if single else len(case.tested)
     level = float(needed_level(correction, max(len(case.tested), 1), settings.alpha, families=families).min())
     wanted = math.ceil(1.0 / level - 1e-9)
@@ -220,7 +221,10 @@ def _gather(case: Case, null: Null, cohort_null: CohortNull | None, seed: int) -
                     continue
                 own.statistic, own.p, own.floor = result.statistic, result.p_value, result.floor
         if settings.placement_beside and null != "placement":
-            beside = scan_tests(comparison, "placement", n_draws=settings.n_draws, n_surrogates=1, seed=seed)
+            # A null made from this scan needs the odd places that trimming takes out.
+            whole = replace(case, settings=settings.under("placement"))
+            other = comparison if whole.settings == case.settings else compare_with(whole, tissue)
+            beside = scan_tests(other, "placement", n_draws=settings.n_draws, n_surrogates=1, seed=seed)
             for k, result in beside.items():
                 evidence[k].placement_p = None if result.abstained is not None else result.p_value
         elif null == "placement":
@@ -303,7 +307,11 @@ def _decide(
 
 
 def _about_tissue(case: Case, null: Null, decisions: dict[int, tuple[Decision, str]]) -> tuple[str, ...]:
-    """What to know, and what helps, where the body around the candidates is all they were compared with."""
+    """What to know of the tissue, and what helps where it is only the body around the candidates."""
+    tissue = case.settings.tissue
+    if null == "cohort" and tissue.reference == "trimmed" and tissue.trim > 0 and case.tissues:
+        share = f"{tissue.trim:.0%}".replace("%", " %")
+        return (f"The most atypical {share} of the normal tissue was left out of it: cysts, other lesions.",)
     around = [k for tissue in case.tissues if tissue.around for k in tissue.members]
     if null == "surrogate-max" and any(decisions[k][0] != "kept" for k in around):
         return (

@@ -136,7 +136,7 @@ def candidate_scores(
     >>> bool(strange[0] > 10 * abs(normal[0]))
     True
     """
-    settings = RejectionSettings() if settings is None else settings
+    settings = (RejectionSettings() if settings is None else settings).under("cohort")
     case = prepare(scan, labels, anatomy=anatomy, probabilities=probabilities, settings=settings)
     scores = scores_of(case)
     return np.array([scores[position] for position in case.tested], dtype=np.float64)

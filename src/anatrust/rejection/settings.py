@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from anatrust.errors import InputError
@@ -112,7 +112,9 @@ class TissueSettings:
         tissue for all candidates.
     reference
         ``"plain"``; ``"trimmed"``: the most atypical share ``trim`` of the tissue is dropped
-        first (cysts, other lesions); ``"mixture"``: the tissue is split into up to
+        first (cysts, other lesions); ``"auto"``: trimmed where the cohort null decides, whose
+        patients are trimmed alike, else plain: nulls made from the scan itself would lose the
+        odd places they need, and their level; ``"mixture"``: the tissue is split into up to
         ``components`` classes and a candidate must differ from every one of them.
     trim, components
         As above.
@@ -126,15 +128,15 @@ class TissueSettings:
     gap: float = 1.0
     shell_outer: float = 20.0
     shell_factor: float = 1.5
-    reference: Literal["plain", "trimmed", "mixture"] = "plain"
-    trim: float = 0.1
+    reference: Literal["auto", "plain", "trimmed", "mixture"] = "auto"
+    trim: float = 0.4
     components: int = 3
     min_voxels: int = 30
 
     def __post_init__(self) -> None:
         for what in ("nearest", "rim", "gap", "shell_outer", "shell_factor"):
             _not_negative(f"tissue.{what}", getattr(self, what))
-        _one_of("tissue.reference", self.reference, ("plain", "trimmed", "mixture"))
+        _one_of("tissue.reference", self.reference, ("auto", "plain", "trimmed", "mixture"))
         if not 0 <= self.trim <= 0.5:
             raise InputError(f"tissue.trim is {self.trim:g}: give a share from 0 to 0.5")
         if self.components not in (1, 2, 3):
@@ -221,6 +223,18 @@ class RejectionSettings:
         if self.n_draws < 1 or self.n_surrogates < 1:
             raise InputError(f"n_draws and n_surrogates are at least 1, not {self.n_draws} and {self.n_surrogates}")
         object.__setattr__(self, "percentiles", (float(low), float(high)))
+
+    def under(self, null: Null) -> RejectionSettings:
+        """The settings with the automatic reference made definite for a null.
+
+        Examples
+        --------
+        >>> [RejectionSettings().under(null).tissue.reference for null in ("cohort", "placement")]
+        ['trimmed', 'plain']
+        """
+        if self.tissue.reference != "auto":
+            return self
+        return replace(self, tissue=replace(self.tissue, reference="trimmed" if null == "cohort" else "plain"))
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

@@ -11,7 +11,7 @@ from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, Mask, Scan
 from anatrust.models.blob import blob_candidates, threshold_candidates
 from anatrust.rejection.score import candidate_scores
-from anatrust.rejection.settings import GateSettings, RejectionSettings
+from anatrust.rejection.settings import GateSettings, RejectionSettings, TissueSettings
 from anatrust.studies import judge, null_validity_summary
 from anatrust.studies.needs import MODULES
 from anatrust.studies.phantom import phantom_scan
@@ -220,7 +220,7 @@ def _selected(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
 
 def _cohort(source: str, block: int, context: Context) -> Mapping[str, Any]:
     """Scores of what two segmenters invent in lesion-free patients, patient by patient."""
-    settings = RejectionSettings(gates=GateSettings(enabled=False))
+    settings = RejectionSettings(gates=GateSettings(enabled=False), tissue=TissueSettings(reference="plain"))
     scores: dict[str, dict[str, list[float]]] = {"blobs": {}, "threshold": {}}
     for patient, scan, anatomy, organ in _healthy(source, block, context):
         diameters, smoothing, minimum, margin = _CHOICE[source]

@@ -16,7 +16,7 @@ from anatrust.image.volumes import LabelMap, Mask, Scan
 from anatrust.models.blob import Side, threshold_candidates
 from anatrust.rejection.judge import reject
 from anatrust.rejection.score import candidate_scores
-from anatrust.rejection.settings import GateSettings, Null, RejectionSettings
+from anatrust.rejection.settings import GateSettings, Null, RejectionSettings, TissueSettings
 from anatrust.statistics.conformal_p import CohortNull
 from anatrust.statistics.surrogate import Direction
 from anatrust.studies import judge, planted_lesions_summary
@@ -186,6 +186,7 @@ def _settings(null: str, alpha: float, dark: bool) -> RejectionSettings:
         null=cast(Null, null),
         direction="darker" if dark else "both",
         gates=GateSettings(enabled=False),
+        tissue=TissueSettings(reference="plain"),
         placement_beside=False,
         n_draws=999 if null == "placement" else _DRAWS,
     )

@@ -18,7 +18,7 @@ from anatrust.rejection.candidates import Components, find_components
 from anatrust.rejection.judge import reject
 from anatrust.rejection.regions import bounding_region
 from anatrust.rejection.score import candidate_scores
-from anatrust.rejection.settings import GateSettings, RejectionSettings
+from anatrust.rejection.settings import GateSettings, RejectionSettings, TissueSettings
 from anatrust.statistics.conformal_p import CohortNull
 from anatrust.studies.r2seg_cases import WORLDS, R2Case
 
@@ -48,7 +48,8 @@ class Judge:
 
 def _settings(**changes: Any) -> RejectionSettings:
     gates = changes.pop("gates", GateSettings())
-    return RejectionSettings(alpha=0.10, placement_beside=False, n_draws=199, gates=gates, **changes)
+    plain = TissueSettings(reference="plain")
+    return RejectionSettings(alpha=0.10, placement_beside=False, n_draws=199, gates=gates, tissue=plain, **changes)
 
 
 JUDGES: Mapping[str, Judge] = {
@@ -60,7 +61,7 @@ JUDGES: Mapping[str, Judge] = {
     "gates only": Judge(_settings(null="iid"), gates_alone=True),
     "gates + surrogate": Judge(_settings(null="surrogate-max")),
 }
-"""The ways to judge, by name; level 0.10."""
+"""The ways to judge, by name; level 0.10, the tissue as it is."""
 
 
 def proposal(
