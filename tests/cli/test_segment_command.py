@@ -208,7 +208,7 @@ def test_a_dead_server_is_said_in_the_verdict(asked, tmp_path):
     assert run([*asked, *words, "-o", str(tmp_path / "out"), "-q"]) == 0
     verdict = Verdict.from_json((tmp_path / "out" / "verdict.json").read_text())
     (found,) = [f for f in verdict.findings if f.code == "planner-doubtful"]
-    assert "fell back to its rules" in found.sentence
+    assert "made by rules, not by the language model" in found.sentence
 
 
 def test_ctrl_c_leaves_nothing_half_written(asked, tmp_path):

@@ -151,6 +151,8 @@ class Endpoint:
         except (OSError, http.client.HTTPException) as error:
             if expired.is_set() or isinstance(error, TimeoutError):
                 raise ExchangeError("the server did not answer in the time allowed", again=False) from None
+            if isinstance(error, ConnectionRefusedError):
+                raise ExchangeError(f"no server listens at {parts.netloc}", again=True) from None
             raise ExchangeError(f"the exchange failed ({type(error).__name__})", again=True) from None
         finally:
             watch.cancel()

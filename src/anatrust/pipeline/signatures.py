@@ -104,11 +104,15 @@ def _over_prediction(configuration: Mapping[str, Any]) -> list[Finding]:
         Finding(
             "warning",
             "over-prediction",
-            f"The search ran {where} and proposed {proposal['components']} candidates: over many scans this shows as "
-            "sensitivity near 1 and specificity near 0, because the anchor failed.",
+            f"The search {where} proposed {_counted(proposal['components'])}; a search like this proposes something in "
+            "nearly every scan, ill or healthy (sensitivity near 1, specificity near 0).",
             "Give the anchor organ (--anatomy, --anchors); then look at the anchors in run.json.",
         )
     ]
+
+
+def _counted(count: int) -> str:
+    return "1 candidate" if count == 1 else f"{count} candidates"
 
 
 def _empty(configuration: Mapping[str, Any]) -> list[Finding]:
@@ -147,7 +151,7 @@ def _planner(configuration: Mapping[str, Any]) -> list[Finding]:
     plan, judgement = configuration["plan"], configuration["judgement"]
     doubts = []
     if plan["fallback"]:
-        doubts.append(f"the planner fell back to its rules ({plan['fallback']})")
+        doubts.append(f"it was made by rules, not by the language model ({plan['fallback']})")
     if plan["tumour"] is None:
         doubts.append("the words name no tumour type that is known, only an organ")
     organs = list(judgement["organs"])
@@ -159,8 +163,8 @@ def _planner(configuration: Mapping[str, Any]) -> list[Finding]:
         Finding(
             "info" if len(organs) < _SCATTERED and not plan["fallback"] else "warning",
             "planner-doubtful",
-            f"The plan ({', '.join(plan['anchors'])}) may not fit the target: {'; '.join(doubts)}. Over many scans "
-            "this shows as Dice scattered over organs.",
+            f"The plan ({', '.join(plan['anchors'])}) may not fit the target: {'; '.join(doubts)}. Plans that do "
+            "not fit show as Dice scattered over organs.",
             "Name the tumour and its organ plainly, or look at the plan in run.json.",
         )
     ]
