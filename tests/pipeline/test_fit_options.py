@@ -15,7 +15,7 @@ from anatrust.image import read_mask, read_probabilities, read_scan
 from anatrust.image.volumes import LabelMap
 from anatrust.image.write import write_mask
 from anatrust.models.encoders import EncoderChoice
-from anatrust.pipeline import fit_sets as fit_sets_module
+from anatrust.pipeline import fit_scores
 from anatrust.pipeline.assess import assess
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
@@ -175,7 +175,7 @@ def test_sets_on_a_graph_of_the_segmenters_own_features(
     torch.manual_seed(0)
     UNet(UNetConfig(3, ("background", "a", "b"), (4, 8))).save(tmp_path / "net")
     walk = ScoreRecipe("graph", {"laziness": 0.5, "steps": 2})
-    monkeypatch.setattr(fit_sets_module, "candidate_recipes", lambda **_: (walk,))
+    monkeypatch.setattr(fit_scores, "candidate_recipes", lambda **_: (walk,))
     choice = EncoderChoice("segmenter", str(tmp_path / "net"), layer=1)
     profile = fit(table(folder, range(16)), encoder=choice, cache=tmp_path / "rows")
     assert len(list((tmp_path / "rows" / "features").iterdir())) == 16
@@ -204,7 +204,7 @@ def test_the_stage_of_the_segmenter_is_chosen_on_tuning_patients(
     from anatrust.models.unet import UNet, UNetConfig
 
     recipes = (ScoreRecipe("probability"), *(ScoreRecipe("graph", {"laziness": a, "steps": 2}) for a in (0.5, 0.8)))
-    monkeypatch.setattr(fit_sets_module, "candidate_recipes", lambda **_: recipes)
+    monkeypatch.setattr(fit_scores, "candidate_recipes", lambda **_: recipes)
     chosen = []
     for seed in range(2):
         torch.manual_seed(seed)

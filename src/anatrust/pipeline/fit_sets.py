@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from anatrust.conformal.recipe import ScoreRecipe, candidate_recipes
+from anatrust.conformal.recipe import ScoreRecipe
 from anatrust.conformal.sets import SetCalibration
-from anatrust.conformal.tuning import Tuning, aimed_risk, choose_recipe
-from anatrust.image.atomic import replacing
+from anatrust.conformal.tuning import aimed_risk
 from anatrust.image.volumes import LabelMap
-from anatrust.models.encoders import CachedEncoder, EncoderChoice, PatchEncoder, encoder_stages, make_encoder
+from anatrust.models.encoders import EncoderChoice
 from anatrust.models.protocols import Encoder
 from anatrust.ood.screen import patient_key
 from anatrust.pipeline.bounds import BoundsSection, fit_bounds
 from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.cohort_losses import CohortLosses
+from anatrust.pipeline.fit_scores import ScoreTuner, plain_score
 from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key, scan_mark
 from anatrust.pipeline.patient_record import PatientRecord, read_record, record_patient
 from anatrust.pipeline.plan import learning_patients
@@ -136,17 +135,19 @@ def fit_sets(
     if not labels:
         return FittedSets(None, (), ("sets: the truth of the first scan of every patient is empty",))
     evidence, notes = _usable(screening, calibrating, graded=graded)
-    run = _Run(patients, reader, labels, _encoder(options, cache), options, cache, progress, evidence)
-    run = run.on_best_stage(learning[:_MOST_TUNING], len(calibrating))
-    if run.options != options and learning:
-        notes.append(f"sets: of the segmenter's stages, stage {run.options.encoder.layer} makes the best graph")
+    tuning_rows = [patients[name] for name in learning[:_MOST_TUNING]]
+    tuner = ScoreTuner(tuning_rows, reader, labels, options.alpha, len(calibrating), cache, progress)
+    choice, encoder = tuner.encoder(options.encoder, options.device)
+    if choice != options.encoder and learning:
+        notes.append(f"sets: of the segmenter's stages, stage {choice.layer} makes the best graph")
     if not learning and options.tune:
         notes.append(
             f"sets: {len(patients)} patients are too few to tune and calibrate, the plain score was calibrated"
         )
-    tunings = run.tune(learning[:_MOST_TUNING], len(calibrating))
-    plain = candidate_recipes(hard=graded)[0]
+    tunings = tuner.scores(encoder)
+    plain = plain_score(graded=graded)
     recipes = {label: plain if tuning is None else tuning.recipe for label, tuning in tunings.items()}
+    run = _Run(patients, reader, labels, encoder, options, cache, progress, evidence)
     given_masks = all(row.mask is not None for row in rows)
     thresholds = run.provisional(learning, recipes, len(calibrating))
     learnt = [one.without_losses() for one in run.records(learning, recipes, thresholds, "learning")]
@@ -163,7 +164,7 @@ def fit_sets(
         notes += [] if tuning is None else [f"sets of {name}: {line}" for line in tuning.advice]
     split = {
         "learning": len(learning),
-        "tuning": len(learning[:_MOST_TUNING]),
+        "tuning": len(tuning_rows),
         "calibration": len(calibrating),
         "groups": {
             name: [sum(patients[p][0].group == name for p in part) for part in (learning, calibrating)]
@@ -177,8 +178,8 @@ def fit_sets(
         options.alpha,
         options.assurance,
         graded,
-        run.encoder.identity,
-        run.options.encoder,
+        encoder.identity,
+        choice,
         groups,
         split,
         tuple(losses.curves(label) for label in labels),
@@ -187,12 +188,6 @@ def fit_sets(
     bounds, more = run.bound(learnt, run.unscreened(calibrating, records), thresholds, given_masks)
     keys = tuple(rows_key([row], []) for row in rows)
     return FittedSets(section, keys, (*notes, *more), bounds)
-
-
-def _encoder(options: SetOptions, cache: Path | None) -> Encoder:
-    """The encoder of the walk's graph; what one with weights says is kept."""
-    made = make_encoder(options.encoder, device=options.device)
-    return CachedEncoder(made, cache / "features") if cache is not None and isinstance(made, PatchEncoder) else made
 
 
 def _split(patients: Mapping[str, Any], options: SetOptions, seed: int) -> tuple[list[str], list[str]]:
@@ -234,70 +229,6 @@ class _Run:
     cache: Path | None
     progress: Progress | None
     screening: ScreeningSection | None = None
-
-    def tune(self, chosen: Sequence[str], calibration_patients: int) -> dict[int, Tuning | None]:
-        """The score of each structure, chosen on some patients; None where there is nobody to choose on."""
-        return {
-            label: self._tuned(label, name, chosen, calibration_patients) if chosen else None
-            for label, name in self.labels.items()
-        }
-
-    def on_best_stage(self, chosen: Sequence[str], calibration_patients: int) -> _Run:
-        """The same fit on the stage of the segmenter's encoder whose walks are best, where its stage was left open.
-
-        Best: the least ratio to the plain score of the best walk on its graph, on average over structures, on the
-        tuning patients. Without such patients the coarsest.
-        """
-        stages = encoder_stages(self.options.encoder)
-        if len(stages) == 1:
-            return self
-        runs = [
-            replace(self, options=options, encoder=_encoder(options, self.cache))
-            for options in (replace(self.options, encoder=stage) for stage in stages)
-        ]
-        if not chosen:
-            return runs[-1]
-        return min(runs, key=lambda run: run._worth_of_walks(chosen, calibration_patients))
-
-    def _worth_of_walks(self, chosen: Sequence[str], calibration_patients: int) -> float:
-        every = candidate_recipes(features=True, hard=self.reader.graded)
-        walks = [every[0], *(recipe for recipe in every if recipe.name == "graph")]
-        tunings = [self._tuned(*one, chosen, calibration_patients, walks) for one in self.labels.items()]
-        return float(np.mean([min((row.relative for row in t.rows[1:]), default=1.0) for t in tunings]))
-
-    def _tuned(
-        self,
-        label: int,
-        name: str,
-        chosen: Sequence[str],
-        calibration_patients: int,
-        recipes: Sequence[ScoreRecipe] = (),
-    ) -> Tuning:
-        rows = [row for patient in chosen for row in self.patients[patient]]
-        recipes = recipes or candidate_recipes(features=True, hard=self.reader.graded)
-        choices = ["tuning", label, self.options.alpha, calibration_patients, self.encoder.identity]
-        cases = [case for patient in chosen for case in self.reader.cases(self.patients[patient], label, self.encoder)]
-        if not any(case.truth.any() for case in cases):
-            return Tuning(recipes[0], (), 0.0, 0, ("no tuning patient has this structure",))
-
-        def told(done: int, total: int) -> None:
-            if self.progress:
-                self.progress(f"tuning {name}", done, total)
-
-        file = None if self.cache is None else self.cache / f"{rows_key(rows, choices)}.json"
-        kept: dict[str, Any] = (
-            json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
-        )
-
-        def keep(recipe: str, measure: Callable[[], Any]) -> Any:
-            if recipe not in kept:
-                kept[recipe] = measure()
-                if file is not None:
-                    with replacing(file) as part:
-                        part.write_text(json.dumps(kept), encoding="utf-8")
-            return kept[recipe]
-
-        return choose_recipe(cases, recipes, self.options.alpha, calibration_patients, progress=told, keep=keep)
 
     def provisional(
         self, learning: Sequence[str], recipes: Mapping[int, ScoreRecipe], calibration_patients: int
