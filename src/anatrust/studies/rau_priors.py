@@ -35,6 +35,8 @@ _NEEDS = (
     "anatrust.models.registration",
 )
 _WAYS = ("true labels", "two names exchanged", "stray pieces", "registration", "correspondence", "looks alone")
+# What happens to the answers of reasoners is asked of usual bodies; of strange ones what the repair does to them.
+_ASKED_OF_ODD = ("true labels", "looks alone")
 _BANK, _PATIENTS, _SHOWN = 40, 12, 3
 _FIRST = 10_000  # earlier patients were looked at while the prices of a change were chosen
 
@@ -62,7 +64,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     rng = np.random.default_rng([context.seed, number, 51])
     chosen = [bank[int(k)] for k in rng.permutation(len(bank))[:_SHOWN]]
     found = {}
-    for way in _WAYS:
+    for way in _WAYS if event == "none" else _ASKED_OF_ODD:
         answer = _answer(way, target, chosen, rng)
         repaired = prior.repair(answer)
         found[way] = {
@@ -122,7 +124,7 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
         events.setdefault(key.split("/")[0], []).append(told)
     found: dict[str, Any] = {}
     for event, patients in events.items():
-        for way in _WAYS:
+        for way in patients[0]:
             mine = [p[way] for p in patients]
             found[f"{event}/{way}"] = {
                 "violations": [round(100 * float(np.mean([m["violations"][k] for m in mine])), 1) for k in (0, 1)],
