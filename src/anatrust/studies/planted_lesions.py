@@ -45,10 +45,10 @@ _ORGANS = {
     ("phantom", "spleen"): 0,
 }
 # Lesions per combination of contrast and diameter; phantoms they are planted in; whole scans.
-_REPEATS = {"placement": 12, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 6, "cohort": 6}
+_REPEATS = {"placement": 12, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 6, "cohort": 4}
 _REPEATS_LOCAL = 2
 _PHANTOMS = 12
-_SCANS = 12
+_SCANS = 8
 # Lesions and phantoms with smaller numbers were looked at while the tests were made.
 _FRESH = 1000
 _COHORT = 19
