@@ -377,4 +377,16 @@ def test_crops_are_not_chosen_where_none_are_measured(
     assert "mask measures none" in capsys.readouterr().err
     with pytest.raises(InputError, match="cannot measure"):
         make_description("histogram+magic")
-    assert make_description("descriptors+certainty+histogram").histogram
+    both = make_description("descriptors+certainty+histogram+mask", SMALL)
+    assert both.histogram
+    assert both.words == "descriptors and histogram and mask and the segmenter's certainty"
+    with pytest.raises(InputError, match="not beside radiomics"):
+        make_description("radiomics+mask")
+    row = Cohort.read(table(folder, usual(2))).rows[0]
+    beside, alone = make_description("descriptors+mask", SMALL), make_description("mask")
+    one, two = row_features(row, beside), row_features(row, alone)
+    assert isinstance(one, ScanFeatures)
+    assert isinstance(two, ScanFeatures)
+    np.testing.assert_array_equal(one.values[:, -two.values.shape[1] :], np.repeat(two.values, len(one.values), axis=0))
+    assert one.identity == beside.identity != alone.identity
+    assert one.levels[-len(two.levels) :] == two.levels

@@ -73,7 +73,7 @@ def fit_command(
         typer.Option(
             metavar="WHAT",
             help="What screening measures: mask, descriptors, histogram, radiomics, or the folder of a network; "
-            "+histogram puts the crops' histogram beside it, +certainty the segmenter's entropy.",
+            "behind it +histogram (of the crops), +mask, +certainty (the segmenter's entropy) stand beside.",
         ),
     ] = "mask",
     crop_edge: Annotated[

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Description", "FeatureCache", "Refused", "crops_of", "make_description", "row_features", "scan_name"]
 
 _CACHE_SCHEMA = 2
+_BESIDE = ("histogram", "mask", "certainty")
 Kind = Literal["mask", "descriptors", "histogram", "radiomics", "encoder"]
 
 
@@ -91,6 +92,8 @@ class Description:
     histogram
         Whether the histogram of the same crops (under the rule ``"auto"``) stands beside the features: a network's
         averages hardly see a small bright place, a histogram does.
+    mask
+        Whether the features of kind ``"mask"`` (under the rule ``"auto"``) stand beside those of crops.
     certainty
         Whether the segmenter's entropy over the mask stands beside the features; scans need probabilities then.
     """
@@ -99,6 +102,7 @@ class Description:
     crops: CropSettings
     encoder: LoadedEncoder | None = None
     histogram: bool = False
+    mask: bool = False
     certainty: bool = False
 
     def __post_init__(self) -> None:
@@ -108,6 +112,8 @@ class Description:
             )
         if self.histogram and (self.of_mask or self.kind == "histogram"):
             raise InputError(f"a histogram stands beside features of crops, not beside {self.kind}: leave one out")
+        if self.mask and self.of_mask:
+            raise InputError(f"the mask stands beside features of crops, not beside {self.kind}: leave one out")
 
     @property
     def of_mask(self) -> bool:
@@ -117,8 +123,8 @@ class Description:
     @property
     def words(self) -> str:
         """What is measured, in short."""
-        parts = [self.kind, *["histogram"] * self.histogram, *["the segmenter's certainty"] * self.certainty]
-        return " and ".join(parts)
+        beside = {"histogram": self.histogram, "mask": self.mask, "the segmenter's certainty": self.certainty}
+        return " and ".join([self.kind, *(name for name, there in beside.items() if there)])
 
     @cached_property
     def _extractor(self) -> FeatureExtractor:
@@ -129,9 +135,9 @@ class Description:
     @cached_property
     def _whole(self) -> MaskFeatures | RadiomicsFeatures:
         crops = self.crops
-        if self.kind == "mask":
-            return MaskFeatures(intensity=crops.intensity, window=crops.window)
-        return RadiomicsFeatures(crops.spacing, intensity=crops.intensity, window=crops.window)
+        if self.kind == "radiomics":
+            return RadiomicsFeatures(crops.spacing, intensity=crops.intensity, window=crops.window)
+        return MaskFeatures(intensity=crops.intensity if self.kind == "mask" else "auto", window=crops.window)
 
     @property
     def identity(self) -> str:
@@ -140,7 +146,8 @@ class Description:
         beside = [(HistogramFeatures(), self._plain)] if self.histogram else []
         parts = [(own.identity, self.crops), *((extra.identity, crops) for extra, crops in beside)]
         text = " + ".join(f"{name} of crops {json.dumps(c.to_json(), sort_keys=True)}" for name, c in parts)
-        return f"{text} + {certainty_identity()}" if self.certainty else text
+        text += f" + {self._whole.identity}" * self.mask
+        return text + f" + {certainty_identity()}" * self.certainty
 
     @property
     def _plain(self) -> CropSettings:
@@ -162,18 +169,21 @@ class Description:
                 " sure the segmenter is"
             )
         mask = Mask(np.asarray(labels.array != 0), scan.grid)
-        found = self._features(scan, labels, mask)
-        if probabilities is None or not self.certainty or isinstance(found, NoPrediction):
+        found = self._whole.of(scan, mask, identifier=scan_name(scan)) if self.of_mask else self._in_crops(scan, labels)
+        if isinstance(found, NoPrediction):
             return found
-        row = np.broadcast_to(certainty(probabilities, mask), (len(found.values), CERTAINTY_LEVELS[0][1]))
-        values = np.concatenate([found.values, row], axis=1)
-        return ScanFeatures(found.identifier, values, (*found.levels, *CERTAINTY_LEVELS), self.identity)
+        parts, levels = [found.values], found.levels
+        if self.mask:
+            local = self._whole.of(scan, mask, identifier=found.identifier)
+            if isinstance(local, NoPrediction):
+                return local
+            parts, levels = [*parts, local.values], (*levels, *local.levels)
+        if self.certainty and probabilities is not None:
+            parts, levels = [*parts, certainty(probabilities, mask)[None]], (*levels, *CERTAINTY_LEVELS)
+        rows = [np.broadcast_to(part, (len(found.values), part.shape[1])) for part in parts]
+        return ScanFeatures(found.identifier, np.concatenate(rows, axis=1), levels, self.identity)
 
-    def _features(self, scan: Scan, labels: LabelMap, mask: Mask) -> ScanFeatures | NoPrediction:
-        """All but the certainty."""
-        if self.of_mask:
-            found = self._whole.of(scan, mask, identifier=scan_name(scan))
-            return found if isinstance(found, NoPrediction) else replace(found, identity=self.identity)
+    def _in_crops(self, scan: Scan, labels: LabelMap) -> ScanFeatures | NoPrediction:
         drawn = crops_of(scan, labels, self.crops)
         if isinstance(drawn, NoPrediction):
             return drawn
@@ -185,7 +195,7 @@ class Description:
 
     def to_arrays(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values and plain arrays for a profile."""
-        beside = {name: True for name in ("histogram", "certainty") if getattr(self, name)}
+        beside = {name: True for name in _BESIDE if getattr(self, name)}
         if self.encoder is None:
             return {"kind": self.kind, **beside}, {}
         from anatrust.models.stage_encoders import encoder_to_arrays
@@ -206,7 +216,7 @@ class Description:
         FormatError
             If the network is damaged or of a newer kind.
         """
-        beside: dict[str, Any] = {name: bool(plain.get(name, False)) for name in ("histogram", "certainty")}
+        beside: dict[str, Any] = {name: bool(plain.get(name, False)) for name in _BESIDE}
         if plain["kind"] != "encoder":
             return cls(plain["kind"], crops, **beside)
         from anatrust.models.stage_encoders import encoder_from_arrays
@@ -223,8 +233,8 @@ def make_description(features: str | Path = "mask", crops: CropSettings | None =
     features
         ``"mask"``, ``"descriptors"``, ``"histogram"``, ``"radiomics"`` (extra of that name), or a folder that
         :func:`~anatrust.models.stage_encoders.load_encoder` reads (extra ``deep``). ``"+histogram"`` behind
-        ``"descriptors"`` or a folder puts the crops' histogram beside it, ``"+certainty"`` behind anything the
-        segmenter's entropy over the mask.
+        ``"descriptors"`` or a folder puts the crops' histogram beside it, ``"+mask"`` what is in the mask and its
+        rim, ``"+certainty"`` behind anything the segmenter's entropy over the mask; in any order.
     crops
         How crops are drawn. For a network the intensity rule (and its window) becomes its own unless
         another rule than ``"auto"`` was chosen.
@@ -235,18 +245,16 @@ def make_description(features: str | Path = "mask", crops: CropSettings | None =
         If there is no such name or folder.
     """
     crops = crops or CropSettings()
-    wanted = str(features)
-    beside: dict[str, Any] = {"histogram": False, "certainty": False}
-    for name in ("certainty", "histogram", "certainty"):  # in either order
-        beside[name] |= wanted.endswith(f"+{name}")
-        wanted = wanted.removesuffix(f"+{name}")
+    wanted, beside = str(features), dict[str, Any]()
+    while (name := wanted.rpartition("+")[2]) in _BESIDE and "+" in wanted:
+        wanted, beside[name] = wanted.rpartition("+")[0], True
     for kind in get_args(Kind)[:4]:
         if wanted == kind:
             return Description(kind, crops, **beside)
     if not Path(wanted).is_dir():
         raise InputError(
             f"screening cannot measure {wanted!r}: give mask, descriptors, histogram, radiomics or a folder,"
-            " and +histogram or +certainty behind it"
+            " and +histogram, +mask or +certainty behind it"
         )
     from anatrust.models.stage_encoders import load_encoder
 
