@@ -338,7 +338,9 @@ def test_compiled_loops_say_what_their_source_says(rng: np.random.Generator) -> 
     assert row[0].tolist() == [[7, 8, 4]]
     kernels._insert.py_func(*row, 0, 5, np.float32(0.95))
     assert row[0].tolist() == [[5, 7, 8]]
-    matrix = transition_matrix(cosine_neighbours(rng.normal(size=(9, 3)), 3))
+    # Made symmetric, nodes have even and odd numbers of neighbours.
+    matrix = transition_matrix(cosine_neighbours(rng.normal(size=(9, 3)), 3), symmetry="mean")
+    assert {int(n) % 2 for n in np.diff(matrix.indptr)} == {0, 1}
     pointers, columns = matrix.indptr.astype(np.uint32), matrix.indices.astype(np.uint32)
     loop = kernels._steps_of_one
     for classes in (1, 4, 6, 7):
