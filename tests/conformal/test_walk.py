@@ -162,6 +162,21 @@ def test_an_accelerator_keeps_the_same_neighbours(nodes: int, k: int, halves: bo
     np.testing.assert_array_equal(found.cosines.numpy(), expected.cosines)
 
 
+def test_tensors_may_carry_gradients_and_few_bits(rng: np.random.Generator) -> None:
+    """An encoder's output as it comes: half precision, outside of `no_grad`."""
+    torch = pytest.importorskip("torch")
+    features, scores = rng.normal(size=(40, 6)), rng.random((40, 2))
+    given_features = torch.tensor(features, dtype=torch.float16, requires_grad=True)
+    expected = cosine_neighbours(given_features.detach().numpy(), 5)
+    found = cosine_neighbours(given_features, 5)
+    np.testing.assert_array_equal(found.indices.numpy(), expected.indices)
+    given_scores = torch.tensor(scores, requires_grad=True)
+    walked = diffuse(given_scores, transition_matrix(found))
+    np.testing.assert_allclose(walked.numpy(), diffuse(scores, transition_matrix(expected)), atol=1e-6)
+    lifted = diffuse_lifted(given_scores, transition_matrix(found), Patches((40,), (1,)), laziness=0.0)
+    np.testing.assert_allclose(lifted.numpy(), walked.numpy(), atol=1e-12)
+
+
 @pytest.mark.parametrize("slices", [0, 1])
 def test_a_recipe_walks_on_tensors_as_on_arrays(slices: int, rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")

@@ -9,7 +9,7 @@ import numpy as np
 
 from anatrust.conformal.kernels import lift, sum_patches, walk
 from anatrust.errors import InputError
-from anatrust.statistics.array_backend import like, namespace
+from anatrust.statistics.array_backend import as_array, like, namespace
 
 __all__ = ["Patches", "diffuse", "diffuse_lifted"]
 
@@ -47,7 +47,7 @@ def diffuse(scores: Any, transition: Any, *, steps: int = 10, laziness: float = 
     """
     _check_walk(steps, laziness)
     xp = namespace(scores)
-    current = xp.asarray(scores, dtype=xp.float64)
+    current = xp.asarray(as_array(scores), dtype=xp.float64)
     if current.shape[0] != transition.shape[0]:
         raise InputError(f"{current.shape[0]} scores but a graph of {transition.shape[0]} nodes")
     return walk(transition, current.reshape(len(current), -1), steps, laziness).reshape(current.shape)
@@ -122,7 +122,7 @@ def diffuse_lifted(scores: Any, transition: Any, patches: Patches, *, steps: int
     """
     _check_walk(steps, laziness)
     xp = namespace(scores)
-    image = xp.asarray(scores)
+    image = as_array(scores)
     if image.dtype not in (xp.float32, xp.float64):
         image = xp.asarray(image, dtype=xp.float64)
     if image.shape[: len(patches.shape)] != patches.shape:

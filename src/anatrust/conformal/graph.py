@@ -10,7 +10,7 @@ import numpy as np
 
 from anatrust.conformal.kernels import offer, sparse_matrix, tile_edge
 from anatrust.errors import InputError
-from anatrust.statistics.array_backend import like, namespace, to_numpy
+from anatrust.statistics.array_backend import as_array, like, namespace, to_numpy
 
 __all__ = ["Engine", "Neighbours", "Symmetry", "cosine_neighbours", "transition_matrix", "volume_neighbours"]
 
@@ -34,7 +34,7 @@ class Neighbours:
 def _unit_rows(features: Any) -> Any:
     """Features of length 1 as float32, in the library and on the device they came in."""
     xp = namespace(features)
-    rows = xp.asarray(features, dtype=xp.float32)
+    rows = xp.asarray(as_array(features), dtype=xp.float32)
     if not xp.isfinite(rows).all():
         raise InputError("features hold NaN or infinite values: check the encoder's input range")
     lengths = xp.sqrt(xp.sum(rows * rows, axis=1, keepdims=True))

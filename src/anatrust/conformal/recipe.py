@@ -16,7 +16,7 @@ from anatrust.conformal.lattice import gaussian_smooth, joint_bilateral, lattice
 from anatrust.conformal.scores import adaptive_score, distance_score, reconstruction_score, temperature_score
 from anatrust.errors import InputError
 from anatrust.image.grid import Grid
-from anatrust.statistics.array_backend import is_torch, like, to_numpy
+from anatrust.statistics.array_backend import as_array, like, to_numpy
 from anatrust.statistics.loss_curves import quantise
 
 __all__ = ["PUBLISHED_WALK", "ScoreRecipe", "candidate_recipes"]
@@ -177,8 +177,7 @@ class ScoreRecipe:
         ``features`` are those of voxels, ``(*shape, d)``, or of patches, ``(*self.patches(...).grid, d)``; where they
         are a tensor, the matrix is one too.
         """
-        given, patches = self.parameters, self.patches(shape, spacing)
-        found = features if is_torch(features) else np.asarray(features)
+        given, patches, found = self.parameters, self.patches(shape, spacing), as_array(features)
         nodes = found.reshape(patches.nodes, -1) if found.shape[:-1] == patches.grid else patches.average(found)
         if given["slices"] and len(shape) == 3:
             neighbours = volume_neighbours(nodes, patches.grid, int(np.argmax(spacing)), int(given["k"]))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["is_torch", "like", "namespace", "to_numpy"]
+__all__ = ["as_array", "is_torch", "like", "namespace", "to_numpy"]
 
 
 def is_torch(array: object) -> bool:
@@ -39,6 +39,17 @@ def namespace(array: object) -> Any:
     return sys.modules["torch"] if is_torch(array) else np
 
 
+def as_array(values: Any) -> Any:
+    """A tensor without its gradient, where it lies; anything else as NumPy.
+
+    Examples
+    --------
+    >>> as_array([1, 2])
+    array([1, 2])
+    """
+    return values.detach() if is_torch(values) else np.asarray(values)
+
+
 def to_numpy(array: Any) -> npt.NDArray[Any]:
     """An array in host memory as NumPy; tensors are detached and, if need be, copied from their device.
 
@@ -47,9 +58,7 @@ def to_numpy(array: Any) -> npt.NDArray[Any]:
     >>> to_numpy([1, 2])
     array([1, 2])
     """
-    if is_torch(array):
-        return np.asarray(array.detach().cpu().numpy())
-    return np.asarray(array)
+    return np.asarray(array.detach().cpu().numpy()) if is_torch(array) else np.asarray(array)
 
 
 def like(values: npt.NDArray[Any], reference: Any) -> Any:
