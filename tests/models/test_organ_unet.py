@@ -94,15 +94,22 @@ def test_made_up_images_are_reproducible_varied_and_on_their_labels(case):
     assert np.std(grey) > 0.3, "the liver is bright in one image and dark in another"
 
 
-def test_half_of_the_images_are_mirrored(case):
-    recipe = SynthesisRecipe(spacing=5.0, edge=(48, 48), height=(30, 30), scale=0.0, rotation=0.0, shear=0.0, bend=0.0)
-    sides = []
+@pytest.mark.parametrize(("mirror", "least", "most"), [(0.0, 0.0, 0.0), (0.5, 0.2, 0.8)])
+def test_as_many_of_the_images_are_mirrored_as_the_recipe_says(case, mirror, least, most):
+    still = {"scale": 0.0, "rotation": 0.0, "shear": 0.0, "bend": 0.0}
+    recipe = SynthesisRecipe(spacing=5.0, edge=(48, 48), height=(30, 30), voxels=10**6, mirror=mirror, **still)
+
+    def side(organs):
+        liver, spleen = (np.argwhere(organs == k)[:, 0].mean() for k in (1, 2))
+        return bool(liver > spleen)
+
+    turned = []
     for seed in range(30):
         _, organs = synthesise(case, np.random.default_rng(seed), recipe)
         if (organs == 1).any() and (organs == 2).any():
-            liver, spleen = (np.argwhere(organs == k)[:, 0].mean() for k in (1, 2))
-            sides.append(bool(liver > spleen))
-    assert 5 < sum(sides) < 25
+            turned.append(side(organs) != side(case.organs))
+    assert len(turned) > 15
+    assert least <= np.mean(turned) <= most
 
 
 def test_the_loss_is_cross_entropy_and_dice_and_forgives_unknown_classes():
@@ -180,7 +187,7 @@ def test_what_cannot_hold_organs_is_refused_or_missing():
         model.organs(thin)
     flat = Scan(np.zeros((9, 9), np.float32), Grid((9, 9), np.eye(4)))
     with pytest.raises(InputError, match="volumes with a spacing"):
-        model.views(flat)
+        model.look(flat)
     card = OrganCard({"liver": 0.9}, {}, ("liver",), {})
     (anchor,) = OrganUNetAnchors(model, card).find(thin, ["liver"])
     assert anchor.status == "missing"
@@ -196,17 +203,36 @@ def test_only_offered_organs_are_anchors_and_a_guess_is_unreliable():
     provider = OrganUNetAnchors(tiny(), card)
     image = scan()
     found = {a.structure: a for a in provider.find(image, ["liver", "pancreas", "uterus", "kidney", "kidney_left"])}
-    assert found["pancreas"].reasons[0].endswith("is 0.30, below 0.7")
+    assert found["pancreas"].reasons[0].endswith("it never saw was 0.30, below 0.7)")
     assert "does not know" in found["uterus"].reasons[0]
-    # An untrained network sees something else in the mirror.
+    # An untrained network sees something else where the image is a little larger or smaller.
     for key in ("liver", "kidney"):
         assert found[key].status in ("unreliable", "missing")
         if found[key].status == "unreliable":
-            assert "mirror" in found[key].reasons[0]
+            assert "views of the scan agree only" in found[key].reasons[0]
     lax = OrganUNetAnchors(tiny(), card, least_agreement=0.0)
     whole, left = lax.find(image, ["kidney", "kidney_left"])
     if whole.mask is not None and left.mask is not None:
         assert (left.mask.array <= whole.mask.array).all()
+
+
+def test_a_scan_and_its_mirror_image_show_the_same_body():
+    """The header says left and right; the model sees them, and the two answers are mirror images."""
+    model, image = tiny(), scan()
+    turned = Scan(np.ascontiguousarray(image.array[::-1]), image.grid)
+    one, other = model.look(image), model.look(turned)
+    assert one.mirrored != other.mirrored
+    assert np.allclose(one.shares.array, other.shares.array[:, ::-1], atol=1e-5)
+    assert one.agreement == pytest.approx(other.agreement)
+    card = OrganCard({}, {}, ("kidneys",), {})
+    sides = ["kidney_left", "kidney_right"]
+    first, second = (OrganUNetAnchors(model, card, least_agreement=0.0).find(s, sides) for s in (image, turned))
+    for a, b in zip(first, second, strict=True):
+        assert a.mask is not None
+        assert b.mask is not None
+        # What was the left kidney is the left kidney still, on the other side of the picture.
+        assert np.array_equal(a.mask.array, b.mask.array[::-1])
+        assert any("mirrored" in reason for reason in (*a.reasons, *b.reasons))
 
 
 def test_sides_are_split_by_the_world_not_by_the_index():
@@ -226,8 +252,8 @@ def test_the_embedded_weights_fit_their_card():
     assert embedded_organ_model().digest == card.facts["sha256"]
 
 
-def test_the_card_tells_what_the_weights_do(shared_data):
-    """The abdominal MR, which the network has not seen: the Dice of the card comes out again."""
+def test_the_weights_draw_a_liver_as_well_as_the_card_says(shared_data):
+    """On the abdominal MR: the shipped network, which was shown all patients, is no worse than the one that was not."""
     from anatrust.image.read import read_mask, read_scan
 
     folder = shared_data / "abdomen_ct_mr"
@@ -235,19 +261,19 @@ def test_the_card_tells_what_the_weights_do(shared_data):
     truth = read_mask(folder / "mr_small_labels.nii.gz", reference=image.grid).array == 5
     believed = OrganCard({}, {}, ("liver",), {"sha256": organ_card().facts["sha256"]})
     (anchor,) = OrganUNetAnchors(card=believed).find(image, ["liver"])
-    assert anchor.status == "ok"
+    assert (anchor.status, anchor.reasons) == ("ok", ())
     drawn = anchor.mask.array
     dice = 2 * (drawn & truth).sum() / (drawn.sum() + truth.sum())
-    assert dice == pytest.approx(organ_card().patients["mr"]["liver"], abs=0.02)
+    assert dice >= organ_card().patients["mr"]["liver"] - 0.02
 
 
-def test_below_its_own_bar_the_embedded_model_offers_nothing_and_loads_nothing():
-    """The liver reached 0.68 on unseen patients: said, not used."""
+def test_only_what_the_card_offers_is_given_and_without_an_offer_nothing_is_loaded():
     provider = OrganUNetAnchors()
-    found = provider.find(scan(), ["liver", "spleen"])
-    for anchor in found:
-        assert (anchor.status == "missing") == (anchor.structure not in organ_card().offered)
-    if not organ_card().offered:
-        assert provider._model is None
-        assert "on patients never used in training is 0.68, below 0.7" in found[0].reasons[0]
+    (pancreas,) = provider.find(scan(), ["pancreas"])
+    assert "pancreas" not in organ_card().offered
+    assert provider._model is None
+    assert f"it never saw was {organ_card().dice['pancreas']:.2f}, below 0.7" in pancreas.reasons[0]
+    for anchor in provider.find(scan(), ["liver", "spleen"]):
+        if anchor.structure not in organ_card().offered:
+            assert anchor.status == "missing"
     assert organ_card().facts["sha256"][:16] in provider.identity

@@ -15,6 +15,7 @@ from anatrust.image.orientation import canonical
 from anatrust.image.read import read_mask, read_probabilities, read_scan
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.image.write import write_mask, write_scan
+from anatrust.models.organ_unet import organ_card
 from anatrust.models.segmenters.blob import BlobSegmenter
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
@@ -210,3 +211,33 @@ def test_the_real_ct(shared_data, tmp_path):
     assert all(c.decision in ("kept", "rejected", "undecidable") for c in verdict.candidates)
     kept = read_mask(tmp_path / "out" / "kept.nii.gz")
     assert kept.grid.same_as(read_scan(folder / "image.nii.gz").grid)
+
+
+@pytest.mark.parametrize(
+    ("path", "modality", "mirrored"),
+    [
+        ("abdomen_ct_mr/mr_small", "MR", False),
+        pytest.param("amos_ct/image", "CT", True, marks=pytest.mark.slow),
+    ],
+)
+def test_an_organ_that_the_embedded_model_offers_is_the_anchor(shared_data, tmp_path, path, modality, mirrored):
+    """Words and a scan, no anatomy: the organ model finds the liver, and says where the header mirrors it."""
+    pytest.importorskip("torch")
+    assert "liver" in organ_card().offered
+    out = tmp_path / "out"
+    how = ProposalSettings(max_candidates=4)
+    scan = shared_data / f"{path}.nii.gz"
+    verdict = segment(scan, "liver tumour", modality=modality, settings=FAST, proposal=how, out=out)
+    held = json.loads((out / "run.json").read_text())["configuration"]["anchors"]
+    assert held["source"] == "anchors"
+    (anchor,) = held["anchors"]
+    assert (anchor["structure"], anchor["provider"], anchor["status"]) == ("liver", "organ-unet", "ok")
+    codes = {f.code for f in verdict.findings}
+    assert not codes & {"anchor-missing", "anchor-unreliable", "anchor-failed", "over-prediction"}
+    assert ("anchor-remark" in codes) == mirrored
+    drawn = read_mask(out / "anchors.nii.gz").array > 0
+    names = {"mr_small": ("mr_small_labels", 5), "image": ("labels", 6)}
+    file, number = names[scan.name.removesuffix(".nii.gz")]
+    truth = read_mask(scan.with_name(f"{file}.nii.gz")).array == number
+    # It has seen these patients: that it learnt them is not what the card reports, but wiring and sides are right.
+    assert 2 * (drawn & truth).sum() / (drawn.sum() + truth.sum()) > 0.7

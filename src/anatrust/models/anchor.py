@@ -31,7 +31,7 @@ class Anchor:
         From 0 (nothing) to 1: what the provider and the checks think of it. A ranking, no
         probability. 0 if missing.
     reasons
-        Why it is not ``"ok"``, a phrase each.
+        Why it is not ``"ok"``, or what else is to be known of it, a phrase each.
 
     Raises
     ------

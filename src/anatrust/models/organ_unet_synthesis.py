@@ -127,19 +127,21 @@ class SynthesisRecipe:
     """How wild the images are; the defaults follow SynthSeg (Billot et al. 2023), lengths in mm.
 
     ``real`` is the share of images that keep the real scan's grey values under a random curve,
-    ``mixed`` the share that blends both.
+    ``mixed`` the share that blends both; ``voxels`` bounds the size of an image, and with it the time.
+    Nothing is mirrored: where the liver lies tells it from the spleen.
     """
 
     spacing: float = 10.0
-    edge: tuple[int, int] = (28, 42)
-    height: tuple[int, int] = (4, 32)
-    scale: float = 0.12
-    rotation: float = 0.15
+    edge: tuple[int, int] = (26, 44)
+    height: tuple[int, int] = (4, 34)
+    voxels: int = 20_000
+    scale: float = 0.14
+    rotation: float = 0.18
     shear: float = 0.05
-    bend: float = 9.0
-    mirror: float = 0.5
-    real: float = 0.6
-    mixed: float = 0.25
+    bend: float = 12.0
+    mirror: float = 0.0
+    real: float = 0.5
+    mixed: float = 0.3
 
 
 def synthesise(
@@ -147,8 +149,8 @@ def synthesise(
 ) -> tuple[Floats, npt.NDArray[np.uint8]]:
     """One random image of a case, with its classes.
 
-    A random field of view at ``recipe.spacing``; affine and elastic warp, perhaps mirrored (headers
-    lie about left and right); a grey value per tissue or the real ones under a random curve; bias
+    A random field of view at ``recipe.spacing``; affine and elastic warp, mirrored where the recipe
+    says so; a grey value per tissue or the real ones under a random curve; bias
     field, blur, thick slices, noise.
 
     Returns
@@ -180,7 +182,8 @@ def _field_of_view(case: AnatomyCase, rng: np.random.Generator, recipe: Synthesi
     x, y = (int(rng.integers(recipe.edge[0], recipe.edge[1] + 1)) for _ in range(2))
     whole = round(case.image.shape[2] * case.spacing[2] / recipe.spacing * 1.1)
     low, high = recipe.height
-    return x, y, int(np.clip(rng.integers(low, high + 1), low, max(whole, low)))
+    most = max(low, min(whole, recipe.voxels // (x * y)))
+    return x, y, int(np.clip(rng.integers(low, high + 1), low, most))
 
 
 def _places(

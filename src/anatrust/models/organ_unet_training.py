@@ -33,9 +33,9 @@ class OrganRecipe:
     """
 
     steps: int = 1000
-    rate: float = 3e-3
+    rate: float = 2e-3
     widths: tuple[int, ...] = (16, 32, 64, 128)
-    average: float = 0.995
+    average: float = 0.998
     every: int = 100
     seed: int = 0
     synthesis: SynthesisRecipe = field(default_factory=SynthesisRecipe)

@@ -32,6 +32,7 @@ _IMPLAUSIBLE = ("organ-too-small", "organ-too-large", "organ-on-wrong-side", "or
 # What a failed check leaves of a provider's own quality.
 _DOUBT = 0.5
 _MOST_NEIGHBOURS = 4
+_LOOK = "Look at the scan in a viewer, and repair its header if it is wrong."
 _CURE = "Give the organ with --anatomy, or another provider with --anchors."
 
 
@@ -154,7 +155,7 @@ def find_anchors(
     table = table or knowledge()
     looked = _chain(scan, plan.anchors, providers, table)
     good = [a for a in looked if a.status == "ok"]
-    findings = [_finding(a, table, some=bool(good)) for a in looked if a.status != "ok"]
+    findings = [_finding(a, table, some=bool(good)) for a in looked if a.reasons]
     others = _other_sides(plan.anchors, table)
     order = (*plan.anchors, *others)
     if good:
@@ -271,6 +272,8 @@ def _finding(anchor: Anchor, table: Knowledge, *, some: bool) -> Finding:
     if anchor.status == "missing":
         # With another anchor at hand a missing one costs little: the uterus of a man, say.
         return Finding("info" if some else "warning", "anchor-missing", f"The anchor {name} is missing: {why}.", _CURE)
+    if anchor.status == "ok":
+        return Finding("warning", "anchor-remark", f"The anchor {name} was found, but {why}.", _LOOK)
     return Finding("warning", "anchor-unreliable", f"The anchor {name} was not relied on: {why}.", _CURE)
 
 

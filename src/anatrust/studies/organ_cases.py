@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,7 @@ def read_patient(name: str, folder: Path) -> tuple[Scan, LabelMap]:
     return scan, with_names(read_mask(folder / labels, reference=scan.grid), table)
 
 
+@lru_cache(maxsize=4)
 def patient_case(name: str, folder: Path) -> AnatomyCase:
     """A patient at 3 mm, upright. Where liver and spleen show that the header is mirrored, the array is turned."""
     scan, labels = read_patient(name, folder)
@@ -99,6 +101,7 @@ def _rescaled(grid: Grid, shape: Sequence[int]) -> npt.NDArray[np.float64]:
     return np.asarray(grid.affine @ change)
 
 
+@lru_cache(maxsize=16)
 def phantom_case(seed: int) -> AnatomyCase:
     """A phantom trunk from the pelvis to the lungs, 128×100×112 voxels of 3 mm."""
     shape, step = (128, 100, 112), 3.0

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from anatrust.errors import InputError
-from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
+from anatrust.image.volumes import LabelMap, Mask, Scan
 from anatrust.models.anchor import Anchor
 from anatrust.models.organ_unet import (
     ORGAN_CLASSES,
     OrganCard,
     OrganModel,
+    OrganSight,
     embedded_organ_model,
     label_organs,
     middle_of,
@@ -43,12 +43,16 @@ _STRUCTURES: dict[str, tuple[str, str]] = {
 }
 
 
+_MIRRORED = "the body looks mirrored: left and right of the header may be swapped"
+
+
 class OrganUNetAnchors:
     """The embedded organ model as a provider of anchors.
 
     Only organs are offered that reached a mean Dice of 0.7 on patients never used in training. The card
     says which: as yet none, so that the chain goes on; a better network needs only its weights and card.
-    Where the network sees another organ in the mirrored image, the anchor is unreliable.
+    Where the network's views of one scan differ, the anchor is unreliable; where it recognises more in
+    the mirrored scan, sides are swapped and the anchor says so.
 
     Parameters
     ----------
@@ -56,7 +60,7 @@ class OrganUNetAnchors:
         The network and what is known of it; by default those in the package, loaded when an organ
         that is offered is asked for.
     least_agreement
-        Dice between the scan and its mirror image below which an anchor is unreliable.
+        Dice between two halves of the network's views below which an anchor is unreliable.
 
     Raises
     ------
@@ -79,7 +83,7 @@ class OrganUNetAnchors:
         self.card = card or organ_card()
         self._model, self._device = model, device
         self.least_agreement = least_agreement
-        self._seen: tuple[Scan, LabelMap, dict[int, float]] | None = None
+        self._seen: tuple[Scan, LabelMap, OrganSight] | None = None
 
     @property
     def model(self) -> OrganModel:
@@ -95,7 +99,7 @@ class OrganUNetAnchors:
         return f"organ-unet(sha256={digest[:16]},agreement={self.least_agreement:g})"
 
     def find(self, scan: Scan, structures: Sequence[str]) -> tuple[Anchor, ...]:
-        """One anchor for each structure; cost: the network twice over 10 mm voxels, once a scan.
+        """One anchor for each structure; cost: the network eight times over 10 mm voxels, once a scan.
 
         Nothing is found in images, and in volumes without spacing or thinner than 30 mm.
         """
@@ -109,11 +113,9 @@ class OrganUNetAnchors:
 
     def _look(self, scan: Scan) -> None:
         # The chain asks again for stand-ins; the answer for the last scan is kept.
-        if self._seen is not None and self._seen[0] is scan:
-            return
-        one, other = self.model.views(scan)
-        labels = label_organs(replace(one, array=(one.array + other.array) / 2), scan.grid)
-        self._seen = scan, labels, _agreement(one, other)
+        if self._seen is None or self._seen[0] is not scan:
+            sight = self.model.look(scan)
+            self._seen = scan, label_organs(sight.shares, scan.grid), sight
 
     def _one(self, scan: Scan, structure: str) -> Anchor:
         if structure not in _STRUCTURES:
@@ -121,33 +123,26 @@ class OrganUNetAnchors:
         organ, side = _STRUCTURES[structure]
         if organ not in self.card.offered:
             dice = self.card.dice.get(organ)
-            measured = "was not measured" if dice is None else f"is {dice:.2f}, below 0.7"
-            reason = f"not offered: the Dice of {organ} on patients never used in training {measured}"
+            measured = "was not measured" if dice is None else f"was {dice:.2f}, below 0.7"
+            reason = (
+                f"the embedded organ model is not good enough for it (its Dice on patients it never saw {measured})"
+            )
             return Anchor.missing(structure, self.name, reason)
         assert self._seen is not None
-        _, labels, agree = self._seen
+        _, labels, sight = self._seen
         number = ORGAN_CLASSES.index(organ)
         array = labels.array == number
         if side:
-            array = on_sides(array, scan.grid, middle_of(labels, scan))[("left", "right").index(side)]
+            halves = on_sides(array, scan.grid, middle_of(labels, scan))
+            array = halves[("left", "right").index(side) ^ sight.mirrored]
         if not array.any():
             return Anchor.missing(structure, self.name, "the embedded model does not see it")
-        mask, quality = Mask(np.asarray(array), scan.grid, structure), agree[number]
+        mask, quality = Mask(np.asarray(array), scan.grid, structure), sight.agreement[organ]
+        remarks = (_MIRRORED,) if sight.mirrored else ()
         if quality < self.least_agreement:
-            reason = f"scan and mirror image agree only to a Dice of {quality:.2f}"
-            return Anchor(structure, mask, self.name, "unreliable", quality, (reason,))
-        return Anchor(structure, mask, self.name, "ok", quality)
-
-
-def _agreement(one: ProbabilityMap, other: ProbabilityMap) -> dict[int, float]:
-    """Dice of every class between two maps; 0 where either lacks it."""
-    first, second = one.array.argmax(axis=0), other.array.argmax(axis=0)
-    found = {}
-    for number in range(1, len(ORGAN_CLASSES)):
-        a, b = first == number, second == number
-        total = int(a.sum() + b.sum())
-        found[number] = 2 * int((a & b).sum()) / total if total else 0.0
-    return found
+            reason = f"the model's views of the scan agree only to a Dice of {quality:.2f}"
+            return Anchor(structure, mask, self.name, "unreliable", quality, (reason, *remarks))
+        return Anchor(structure, mask, self.name, "ok", quality, remarks)
 
 
 def load(_weights: Path | None, device: str) -> OrganUNetAnchors:
