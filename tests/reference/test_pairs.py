@@ -49,6 +49,14 @@ def test_names_answer_themselves() -> None:
     assert nulls > 5
 
 
+def test_the_region_asked_about_can_be_chosen() -> None:
+    for pair in islice(draw_pairs(PICTURES, 6, absent=0.0), 10):
+        for number, label in pair.labels.items():
+            sample = pair.sample("name", np.random.default_rng(0), label=label)
+            assert sample.number == number
+            assert sample.pictures[2].tobytes() == outlined(pair.target.image, pair.mask(number)).tobytes()
+
+
 @pytest.mark.parametrize("convention", ["pixels", "thousand"])
 def test_boxes_answer_themselves(convention: str) -> None:
     size = (70, 56)

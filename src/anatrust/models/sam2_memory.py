@@ -178,22 +178,22 @@ class Sam2Parts(nn.Module):
         """
         _one(features)
         pointers = torch.stack([memory.pointers, queries.to(memory.pointers.dtype)], dim=1)
-        pointers = pointers.reshape(len(queries), -1, self.memory_width)
+        count = len(queries)
+        pointers = pointers.reshape(count, -1, self.memory_width)
         temporal = self.model.memory_temporal_positional_encoding[-1].reshape(1, -1)
         place = torch.cat([memory.position + temporal, memory.position.new_zeros(pointers.shape[1:])])
         flat = features.coarse.flatten(2).permute(2, 0, 1)
         at = features.position.flatten(2).permute(2, 0, 1)
-        conditioned = [
-            self.model.memory_attention(
-                current_vision_features=flat,
-                current_vision_position_embeddings=at,
-                memory=torch.cat([tokens, own])[:, None],
-                memory_posision_embeddings=place[:, None],
-                num_object_pointer_tokens=pointers.shape[1],
-            ).reshape(len(flat), self.width)
-            for tokens, own in zip(memory.tokens, pointers, strict=True)
-        ]
-        return torch.stack(conditioned).transpose(1, 2).reshape(len(queries), self.width, *features.coarse.shape[-2:])
+        # Regions are the batch: SAM 2 itself goes through its objects one by one.
+        conditioned = self.model.memory_attention(
+            current_vision_features=flat.expand(-1, count, -1),
+            current_vision_position_embeddings=at.expand(-1, count, -1),
+            memory=torch.cat([memory.tokens, pointers], dim=1).transpose(0, 1),
+            memory_posision_embeddings=place[:, None].expand(-1, count, -1),
+            num_object_pointer_tokens=pointers.shape[1],
+        )
+        flat_shape = (count, self.width, *features.coarse.shape[-2:])
+        return conditioned.reshape(count, -1, self.width).transpose(1, 2).reshape(flat_shape)  # type: ignore[no-any-return]
 
     def decode(self, features: ImageFeatures, tokens: Tensor, coarse: Tensor | None = None) -> Tensor:
         """Mask logits of N regions of one target, each from its own sparse prompt tokens.

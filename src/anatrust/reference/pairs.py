@@ -168,7 +168,12 @@ class Pair:
         return np.asarray(self.target.labels == self.labels[number])
 
     def sample(
-        self, task: Task, rng: np.random.Generator, convention: Convention = "pixels", seen: SeenSize | None = None
+        self,
+        task: Task,
+        rng: np.random.Generator,
+        convention: Convention = "pixels",
+        seen: SeenSize | None = None,
+        label: int | None = None,
     ) -> Sample:
         """A question about this pair.
 
@@ -182,6 +187,8 @@ class Pair:
             How boxes are written.
         seen
             Gives the ``(width, height)`` at which the model sees a picture; at its own by default.
+        label
+            Of the outlined region; one of the target's at random by default.
         """
         shown = tinted(self.reference, {label: number for number, label in self.labels.items()})
         visible = [n for n in self.labels if self.mask(n).any()]
@@ -190,8 +197,9 @@ class Pair:
         called = dict(zip((n for n, _ in self.legend.entries), self.legend.answers, strict=True))
         last, number = plain_picture(self.target.image), None
         if task == "name":
-            own = [int(n) for n in self.target.present]
-            label = int(own[int(rng.integers(len(own)))])
+            if label is None:
+                own = [int(n) for n in self.target.present]
+                label = int(own[int(rng.integers(len(own)))])
             number = next((n for n, known in self.labels.items() if known == label), None)
             prompt = name_prompt(self.legend, OUTLINE)
             answer = name_answer(self._thought(number), None if number is None else called[number])

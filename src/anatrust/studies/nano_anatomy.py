@@ -1,4 +1,4 @@
-"""A synthetic atlas in two dimensions: twelve organs of made-up patients in three looks, for `rau-nano`.
+"""A synthetic atlas in two dimensions: twelve organs of made-up patients in four looks, for `rau-nano`.
 
 A coronal trunk, drawn in code: solid organs, coils of bowel and a branching tree of vessels. Every patient has
 sizes, places, a turn and a smooth warp of their own; what happened to a patient (an organ missing, moved or cut,
@@ -19,7 +19,7 @@ from anatrust.reference.pairs import LabelledPicture
 
 __all__ = ["EVENTS", "LOOKS", "ORGANS", "THIN", "Event", "Look", "bent", "cohort", "draw_patient"]
 
-Look = Literal["ct", "x-ray", "ultrasound"]
+Look = Literal["ct", "x-ray", "ultrasound", "mr"]
 Event = Literal["none", "missing", "mirrored", "displaced", "resected", "lesion"]
 LOOKS: tuple[Look, ...] = get_args(Look)
 EVENTS: tuple[Event, ...] = get_args(Event)
@@ -45,7 +45,7 @@ ORGANS: tuple[str, ...] = (*_SOLIDS, "spine", "bowel", "vessels")
 THIN: tuple[str, ...] = ("vessels", "bowel")
 """Organs that are tubes."""
 
-# Grey of fat, muscle and each organ: what computed tomography, a radiograph and ultrasound make of them.
+# Grey of fat and each organ: what computed tomography, a radiograph, ultrasound and magnetic resonance make of them.
 _GREYS: dict[Look, dict[str, float]] = {
     "ct": {
         "fat": 0.24, "heart": 0.62, "liver": 0.56, "stomach": 0.40, "spleen": 0.64, "gallbladder": 0.33,
@@ -61,6 +61,11 @@ _GREYS: dict[Look, dict[str, float]] = {
         "fat": 0.58, "heart": 0.22, "liver": 0.44, "stomach": 0.30, "spleen": 0.40, "gallbladder": 0.06,
         "pancreas": 0.62, "right kidney": 0.30, "left kidney": 0.30, "bladder": 0.05, "spine": 0.88, "bowel": 0.68,
         "vessels": 0.10,
+    },
+    "mr": {
+        "fat": 0.70, "heart": 0.30, "liver": 0.34, "stomach": 0.58, "spleen": 0.52, "gallbladder": 0.94,
+        "pancreas": 0.42, "right kidney": 0.62, "left kidney": 0.62, "bladder": 0.96, "spine": 0.48, "bowel": 0.56,
+        "vessels": 0.08,
     },
 }  # fmt: skip
 _REMOVABLE = ("stomach", "spleen", "gallbladder", "right kidney", "left kidney", "bladder")
@@ -333,6 +338,11 @@ def _look(
         height = (np.arange(size) / size * 9) % 1
         ribs = ((height < 0.22) & (np.arange(size) < 0.55 * size))[:, None] & (trunk < -0.04)
         image = ndimage.gaussian_filter(image - 0.10 * ribs, 0.9) + rng.normal(0, 0.02, image.shape)
+    elif look == "mr":
+        # Brighter where the coils are near, noise as of magnitudes.
+        near = 1 + _smooth(rng, size, 0.12)
+        noise = rng.normal(0, 0.03, (2, *image.shape))
+        image = np.hypot(ndimage.gaussian_filter(image, 0.6) * near + noise[0], noise[1])
     else:
         grain = ndimage.gaussian_filter(rng.normal(size=(2, size, size)), (0, 0.6, 0.6))
         speckle = np.hypot(grain[0], grain[1])

@@ -17,6 +17,7 @@ from anatrust.pipeline.outputs import replace_json
 from anatrust.reference.pairs import LabelledPicture, Pair, Sample, draw_pairs, tinted
 from anatrust.reference.prompts import read_name
 from anatrust.studies.nano_anatomy import Look, cohort
+from anatrust.studies.nano_lessons import teach_matching
 from anatrust.studies.nano_model import NanoSize, build_language
 from anatrust.studies.nano_sight import teach_sight
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its na
     from anatrust.models.vision_language import VisionLanguageModel
 
 __all__ = [
+    "DEVELOPED",
     "PLAN",
     "QUICK",
     "SEEN",
@@ -33,8 +35,10 @@ __all__ = [
     "Plan",
     "ask",
     "continued",
+    "patients_asked",
     "questions",
     "rewarded",
+    "schooled",
     "taught",
 ]
 
@@ -43,6 +47,9 @@ SEEN: tuple[Look, ...] = ("ct", "x-ray")
 
 UNSEEN: tuple[Look, ...] = ("ultrasound",)
 """The look held out from all training; references in it are given, as in the paper."""
+
+DEVELOPED: tuple[Look, ...] = ("mr",)
+"""The look on which settings were chosen; held out from training too, and never reported."""
 
 Change = Literal["none", "blank", "shuffled", "mirrored", "other look"]
 # Patients by number: no range meets another.
@@ -61,8 +68,8 @@ class Plan:
         Of the language model.
     patients
         Trained on.
-    sight
-        Steps in which the vision tower alone learns to see.
+    sight, lessons
+        Steps in which the vision tower alone learns to see, and in which the whole model learns to match patches.
     samples, epochs, batch, rate
         Of supervised training.
     hidden
@@ -77,22 +84,26 @@ class Plan:
 
     size: NanoSize = field(default_factory=NanoSize)
     patients: int = 600
-    sight: int = 400
-    samples: int = 2800
-    epochs: int = 4
-    batch: int = 16
-    rate: float = 2e-3
+    sight: int = 200
+    lessons: int = 400
+    samples: int = 4800
+    epochs: int = 2
+    batch: int = 32
+    rate: float = 1e-3
     hidden: float = 0.6
     steps: int = 30
     generations: int = 8
     group: int = 8
     reward_rate: float = 2e-4
     tested: int = 200
-    curve: int = 175
+    curve: int = 75
 
 
 PLAN = Plan()
-QUICK = Plan(NanoSize(48, 12, 32, 1, 2, 32, 1), 12, 2, 24, 1, 8, 1e-3, 0.5, 1, 2, 2, 1e-4, 4, 2)
+QUICK = Plan(
+    NanoSize(48, 12, 32, 2, 2, 32, 1), patients=12, sight=2, lessons=2, samples=24, epochs=1, batch=8, rate=1e-3,
+    hidden=0.5, steps=1, generations=2, group=2, reward_rate=1e-4, tested=4, curve=2,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +128,12 @@ class Asked:
     shown: int | None
 
 
+def patients_asked(looks: tuple[Look, ...], plan: Plan) -> list[LabelledPicture]:
+    """Patients of these looks that no training sees."""
+    start = TESTED + 10_000 * [SEEN, UNSEEN, DEVELOPED].index(looks)
+    return cohort(range(start, start + max(8, plan.patients // 5)), looks, size=plan.size.side)
+
+
 def questions(
     looks: tuple[Look, ...], count: int, seed: int, plan: Plan, *, hidden: float, change: Change = "none"
 ) -> list[Asked]:
@@ -137,11 +154,11 @@ def questions(
         legend than the truth), ``mirrored`` (the reference left for right), ``other look`` (the reference in
         the look that is not the target's).
     """
-    start = TESTED + 10_000 * (looks == UNSEEN)
-    pictures = cohort(range(start, start + max(8, plan.patients // 5)), looks, size=plan.size.side)
+    pictures = patients_asked(looks, plan)
     swapped: dict[str, LabelledPicture] = {}
     if change == "other look":
         other = UNSEEN if looks != UNSEEN else SEEN
+        start = int(pictures[0].patient)
         fresh = cohort(range(start, start + len(pictures)), other, size=plan.size.side)
         swapped = {picture.patient: picture for picture in fresh}
     rng = np.random.default_rng([seed, 21])
@@ -197,15 +214,27 @@ def ask(model: VisionLanguageModel, asked: Sequence[Asked], batch: int = 64) -> 
     return told
 
 
-def taught(folder: Path, plan: Plan, seed: int) -> tuple[Path, dict[str, Any]]:
-    """Supervised training from a model that sees and cannot speak; its folder and its learning curve."""
-    start = folder / f"start-{seed}"
+def schooled(folder: Path, plan: Plan, seed: int) -> Path:
+    """A model that sees and matches and was never asked a question, as a real one comes pretrained; its folder."""
+    start, target = folder / f"start-{seed}", folder / f"lessons-{seed}"
     if not (start / "sight.json").is_file():
         begin = time.process_time()
         model = _loaded(build_language(start, plan.size, seed))
         losses = teach_sight(model, _patients(plan), plan.sight, seed)
         model.model.save_pretrained(start)
         replace_json(start / "sight.json", {"losses": losses, "seconds": time.process_time() - begin})
+    if not (target / "told.json").is_file():
+        model, clock = _loaded(start), _Clock(target)
+        losses = teach_matching(model, _patients(plan), plan.lessons, seed, target, progress=clock.tick)
+        model.model.save_pretrained(target)
+        model.processor.save_pretrained(target)
+        replace_json(target / "told.json", {"losses": losses, "seconds": clock.seconds, "steps": len(losses)})
+    return target
+
+
+def taught(folder: Path, plan: Plan, seed: int) -> tuple[Path, dict[str, Any]]:
+    """Supervised training from a model that sees and cannot speak; its folder and its learning curve."""
+    start = schooled(folder, plan, seed)
     return _supervised(folder / f"sft-{seed}", start, plan, seed, plan.samples, plan.epochs, plan.rate)
 
 

@@ -13,7 +13,7 @@ from anatrust.metrics import dice
 from anatrust.reference.pairs import Pair, draw_pairs
 from anatrust.studies.nano_anatomy import cohort
 from anatrust.studies.nano_model import build_sam2
-from anatrust.studies.nano_training import PLAN, QUICK, SEEN, UNSEEN, Plan, taught
+from anatrust.studies.nano_training import PLAN, QUICK, SEEN, UNSEEN, Plan, schooled
 from anatrust.studies.rau_nano import place
 from anatrust.studies.rau_nano_masks_summary import make_tables, summarise
 from anatrust.studies.study import Cell, Context, Study
@@ -26,6 +26,7 @@ __all__ = ["STUDY"]
 _NEEDS = (
     "anatrust.studies.rau_nano_masks",
     "anatrust.studies.nano_anatomy",
+    "anatrust.studies.nano_lessons",
     "anatrust.studies.nano_model",
     "anatrust.studies.nano_sight",
     "anatrust.studies.nano_training",
@@ -34,8 +35,7 @@ _NEEDS = (
 )
 _SEEDS = (0,)
 _WIDTHS: tuple[int, ...] = ()
-# Of the arms; fewer for the second, for which the time ran out.
-_STEPS = {"memory": 1000, "tokens": 800}
+_STEPS = 800
 _BATCH, _PAIRS = 2, 40
 
 
@@ -83,11 +83,11 @@ def _segmenter(arm: str, seed: int, width: int, context: Context) -> tuple[Token
         build_sam2(start, seed)
     language = None
     if arm == "tokens":
-        language = VisionLanguageModel.load(taught(folder, plan, context.seed)[0])
+        language = VisionLanguageModel.load(schooled(folder, plan, context.seed))
     torch.manual_seed(seed)
     segmenter = TokenSegmenter.make(language, Sam2Parts.load(start), "native", width)
     settings = MaskSettings(
-        steps=1 if context.quick else _STEPS[arm], batch=1 if context.quick else _BATCH, seed=seed, token_rate=1e-3,
+        steps=1 if context.quick else _STEPS, batch=1 if context.quick else _BATCH, seed=seed, token_rate=1e-3,
         decoder_rate=7e-4, train_sam=True, save_every=100,
     )  # fmt: skip
     pictures = cohort(range(plan.patients), SEEN, size=plan.size.side)

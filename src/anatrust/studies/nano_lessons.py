@@ -1,0 +1,250 @@
+"""What `rau-nano` learns before it is asked anything: which region of the reference each patch of the target shows.
+
+Real vision-language models come with places and pictures connected; ours starts from nothing, and from one
+word an answer the use of the reference was never found. Here every patch teaches. Where the model reads the
+reference, a patch tells the name of the organ it shows; in the tinted reference the number of its tint; in the
+target the number that *the reference* gives to this organ, which is a matching task that no name answers, for
+numbers are drawn anew for every pair. Patches tell it halfway up, so that the layers above can read it. Each
+``<Seg>`` tells which patches of the target its region covers, and of the answers to questions one word is taught:
+the number of the outlined region, always in legends without names, so that nothing but the reference helps. Answers
+in full, names and the form come with supervised training.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatrust.reference.pairs import LabelledPicture, Pair, draw_pairs
+from anatrust.reference.prompts import NULL
+from anatrust.studies.nano_anatomy import ORGANS
+from anatrust.studies.nano_sight import patch_shares
+
+if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its names alone
+    from torch import Tensor
+
+    from anatrust.models.vision_language import VisionLanguageModel
+
+__all__ = ["Lesson", "matched_patches", "nameless", "numbers_of_patches", "teach_matching"]
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+_KINDS = len(ORGANS) + 1
+# Weights of the three pictures, the target last: the first two are there to be read from.
+_PICTURES = (0.3, 0.3, 1.0)
+# Patches of fat count, too: a region missing from the legend is told from one that is there.
+_OUTSIDE = 0.15
+# Of an answer, up to the region's number.
+_BEGINNING = "<think>In the reference "
+
+
+def numbers_of_patches(pair: Pair, patch: int) -> npt.NDArray[np.float32]:
+    """What the patches of the three pictures show, ``(3, patches, 13)`` shares.
+
+    Organs in the reference, its numbers in the tinted reference, and in the target the numbers that the
+    reference gives to what is there; 0 is everything else.
+    """
+    table = np.zeros(_KINDS, dtype=np.int64)
+    for number, label in pair.labels.items():
+        table[label] = number
+    shown = (pair.reference.labels, table[pair.reference.labels], table[pair.target.labels])
+    return np.stack([patch_shares(values, _KINDS, patch) for values in shown])
+
+
+def nameless(pair: Pair) -> Pair:
+    """The same pair under a legend of numbers alone."""
+    return replace(pair, legend=replace(pair.legend, hidden=True))
+
+
+class Lesson:
+    """One batch of pairs as the model reads them, and what its patches and ``<Seg>`` tokens are to tell.
+
+    Half the pairs are questions for the outlined region's number, half ask for ``<Seg>`` tokens.
+
+    Parameters
+    ----------
+    model
+        Its processor prepares everything.
+    pairs
+        Of pictures of the size that the model sees.
+    rng
+        Chooses outlines.
+    """
+
+    def __init__(self, model: VisionLanguageModel, pairs: Sequence[Pair], rng: np.random.Generator) -> None:
+        import torch
+
+        self.model = model
+        patch = int(model.model.config.vision_config.patch_size)
+        samples = [
+            pair.sample("segment", rng) if k % 2 else nameless(pair).sample("name", rng) for k, pair in enumerate(pairs)
+        ]
+        answers = [s.answer if s.task == "segment" else _BEGINNING + str(s.number or NULL) for s in samples]
+        self.given = model.inputs([s.prompt for s in samples], [s.pictures for s in samples], answers)
+        ids = self.given["input_ids"]
+        self.labels = torch.full_like(ids, -100)
+        self.number = torch.full_like(ids, -100)
+        for row, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+            if sample.task == "segment":
+                length = len(model.processor.tokenizer.encode(answer)) + 1
+                self.labels[row, -length:] = ids[row, -length:]
+            elif sample.number is not None:
+                # The last token is the end of the turn.
+                self.number[row, -2] = ids[row, -2]
+        self.shares = torch.from_numpy(np.stack([numbers_of_patches(pair, patch) for pair in pairs]))
+        covered = [
+            patch_shares(pair.mask(number).astype(np.uint8), 2, patch)[:, 1]
+            for pair, sample in zip(pairs, samples, strict=True)
+            if sample.task == "segment"
+            for number in sample.masks
+        ]
+        self.where = torch.from_numpy(np.array(covered, dtype=np.float32).reshape(-1, self.shares.shape[2]))
+
+    def states(self) -> tuple[Tensor, Tensor]:
+        """Last hidden states of everything; of patches those halfway up, ``(B, 3, patches, hidden)``."""
+        network: Any = self.model.model.model
+        found = network(**self.given, output_hidden_states=True)
+        ids = self.given["input_ids"]
+        at = (ids == self.model.model.config.image_token_id).nonzero()
+        patches = network.language_model.norm(found.hidden_states[len(found.hidden_states) // 2][at[:, 0], at[:, 1]])
+        return found.last_hidden_state, patches.reshape(len(ids), 3, -1, patches.shape[-1])
+
+    def read(self, patches: Tensor, picture: int) -> Tensor:
+        """Scores of the 13 words that patches of one picture may tell: ``(B, patches, 13)``."""
+        told = ORGANS if picture == 0 else [str(n) for n in range(1, _KINDS)]
+        rows = self.model.processor.tokenizer.convert_tokens_to_ids([NULL, *told])
+        scores: Tensor = patches[:, picture] @ self.model.model.lm_head.weight[rows].T
+        return scores
+
+    def losses(self, where: Any) -> dict[str, Tensor]:
+        """Of patches, of numbers answered, of what ``<Seg>`` tells through ``where`` (a linear reading), of words."""
+        from torch.nn.functional import cross_entropy, log_softmax
+
+        hidden, patches = self.states()
+        found: dict[str, Tensor] = {}
+        total = hidden.new_zeros(())
+        for picture, weight in enumerate(_PICTURES):
+            truth = self.shares[:, picture]
+            heavy = _OUTSIDE + 1 - truth[..., 0]
+            one = -(log_softmax(self.read(patches, picture), -1) * truth).sum(-1)
+            total = total + weight * (one * heavy).sum() / heavy.sum()
+        found["patches"] = total
+        numbers = self.number[:, 1:] != -100
+        if bool(numbers.any()):
+            scores = self.model.model.lm_head(hidden[:, :-1][numbers])
+            found["numbers"] = cross_entropy(scores, self.number[:, 1:][numbers])
+        asked = self.given["input_ids"] == self.model.seg
+        asked &= self.labels != -100
+        if bool(asked.any()):
+            goal = self.where / self.where.sum(1, keepdim=True).clamp_min(1e-6)
+            found["places"] = cross_entropy(where(hidden[asked]), goal)
+            words = self.labels[:, 1:] != -100
+            scores = self.model.model.lm_head(hidden[:, :-1][words])
+            found["words"] = cross_entropy(scores, self.labels[:, 1:][words])
+        return found
+
+
+def matched_patches(model: VisionLanguageModel, pairs: Sequence[Pair], seed: int = 0) -> float:
+    """Share of the target's patches, of those that an organ fills most of, whose number in the reference is told."""
+    import torch
+
+    lesson = Lesson(model, pairs, np.random.default_rng(seed))
+    with torch.no_grad():
+        told = lesson.read(lesson.states()[1], 2).argmax(-1)
+    truth = lesson.shares[:, 2].argmax(-1)
+    return float((told == truth)[truth > 0].float().mean())
+
+
+def teach_matching(
+    model: VisionLanguageModel,
+    pictures: Sequence[LabelledPicture],
+    steps: int,
+    seed: int,
+    folder: Path,
+    *,
+    batch: int = 32,
+    rate: float = 2e-3,
+    save_every: int = 50,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Train all of the model in place; a run begun in ``folder`` goes on with the losses it would have had.
+
+    In the first third of the steps the target is at times the reference itself, half the time at first.
+
+    Parameters
+    ----------
+    model
+        Whose vision tower sees already.
+    pictures
+        Of training patients, all of the size that the model sees.
+    steps, batch, rate, seed
+        Of the training: AdamW, one cycle.
+    folder, save_every
+        Of checkpoints.
+    progress
+        Called with step, steps and the losses.
+
+    Returns
+    -------
+    list of float
+        The loss of every step.
+    """
+    import torch
+
+    from anatrust.reference.checkpoints import load_state, save_state
+
+    torch.manual_seed(seed)
+    config: Any = model.model.config
+    cells = int(config.vision_config.num_position_embeddings)
+    where = torch.nn.Linear(model.hidden, cells)
+    model.model.requires_grad_(True)
+    named = {f"where.{k}": p for k, p in where.named_parameters()} | dict(model.model.named_parameters())
+    optimiser = torch.optim.AdamW(named.values(), lr=rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(2, steps), pct_start=0.1)
+    losses: list[float] = []
+    begun = sorted(folder.glob("step-*"))
+    if begun:
+        found = load_state(begun[-1] / "state")
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(found["weights"][name])
+        optimiser.load_state_dict(found["optimizer"])
+        schedule.load_state_dict(found["schedule"])
+        losses = [float(v) for v in found["losses"]]
+    pairs = islice(draw_pairs(pictures, seed, hidden=0.5), len(losses) * batch, None)
+    model.model.train()
+    for step in range(len(losses), steps):
+        rng = np.random.default_rng([seed, 52, step])
+        easy = 0.5 * max(0.0, 1 - 3 * step / steps)
+        drawn = [
+            Pair(p.reference, p.reference, p.legend, p.labels) if rng.random() < easy else p
+            for p in islice(pairs, batch)
+        ]
+        told = Lesson(model, drawn, rng).losses(where)
+        loss = torch.stack(list(told.values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(list(named.values()), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+        if progress:
+            progress(step + 1, steps, {name: float(value.detach()) for name, value in told.items()})
+        if (step + 1) % save_every == 0 and step + 1 < steps:
+            state = {"weights": named, "optimizer": optimiser.state_dict(), "schedule": schedule.state_dict()}
+            fresh = folder / "unfinished"
+            fresh.mkdir(parents=True, exist_ok=True)
+            save_state(fresh / "state", state | {"losses": losses})
+            # Renamed when it is whole; only then the one before goes.
+            fresh.rename(folder / f"step-{step + 1:06d}")
+            for old in sorted(folder.glob("step-*"))[:-1]:
+                shutil.rmtree(old)
+    model.model.requires_grad_(False)
+    model.model.eval()
+    return losses

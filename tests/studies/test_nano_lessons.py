@@ -1,0 +1,124 @@
+"""Lessons of rau-nano: what patches are to tell, whose tokens are supervised, going on after a kill; probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anatrust.models.vision_language import VisionLanguageModel
+from anatrust.reference.pairs import Pair, draw_pairs
+from anatrust.studies.nano_anatomy import ORGANS, cohort
+from anatrust.studies.nano_lessons import Lesson, matched_patches, nameless, numbers_of_patches, teach_matching
+from anatrust.studies.nano_model import build_language
+from anatrust.studies.nano_probes import answers_after, changed_thoughts, transported
+from anatrust.studies.nano_training import QUICK, SEEN, questions
+
+PICTURES = cohort(range(8), SEEN, size=48)
+
+
+def _pairs(count: int, seed: int = 0) -> list[Pair]:
+    return list(islice(draw_pairs(PICTURES, seed, hidden=0.5), count))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_language(tmp_path_factory.mktemp("nano"), QUICK.size)
+
+
+def test_patches_tell_what_the_reference_calls_them() -> None:
+    for pair in _pairs(6):
+        shares = numbers_of_patches(pair, 12)
+        assert shares.shape == (3, 16, 13)
+        assert np.allclose(shares.sum(-1), 1)
+        for number, label in pair.labels.items():
+            assert np.isclose(shares[0, :, label].mean(), (pair.reference.labels == label).mean())
+            assert np.isclose(shares[1, :, number].mean(), (pair.reference.labels == label).mean())
+            assert np.isclose(shares[2, :, number].mean(), pair.mask(number).mean())
+        same = numbers_of_patches(Pair(pair.reference, pair.reference, pair.legend, pair.labels), 12)
+        assert np.array_equal(same[1], same[2])
+
+
+def test_words_are_supervised_after_segment_prompts_alone_and_each_seg_has_a_place(folder: Path) -> None:
+    model, pairs = VisionLanguageModel.load(folder), _pairs(6)
+    lesson = Lesson(model, pairs, np.random.default_rng(3))
+    samples = [p.sample("segment", np.random.default_rng(0)) for p in pairs[1::2]]
+    prompts, pictures = [s.prompt for s in samples], [s.pictures for s in samples]
+    given = model.inputs(prompts, pictures, [s.answer for s in samples])
+    labels = model.completion_labels(given, model.inputs(prompts, pictures))
+    wanted = [row[row != -100].tolist() for row in labels]
+    assert [row[row != -100].tolist() for row in lesson.labels[1::2]] == wanted
+    assert bool((lesson.labels[::2] == -100).all())
+    covered = [pair.mask(n).mean() for pair, s in zip(pairs[1::2], samples, strict=True) for n in s.masks]
+    assert torch.allclose(lesson.where.mean(1).double(), torch.tensor(covered))
+    assert int((lesson.labels == model.seg).sum()) == len(covered)
+
+
+def test_of_an_answer_one_word_is_taught_and_names_never_help(folder: Path) -> None:
+    model, pairs = VisionLanguageModel.load(folder), _pairs(12)
+    lesson, rng, taught = Lesson(model, pairs, np.random.default_rng(3)), np.random.default_rng(3), 0
+    for k, pair in enumerate(pairs):
+        row = lesson.number[k]
+        if k % 2:
+            assert bool((row == -100).all())
+            continue
+        sample = nameless(pair).sample("name", rng)
+        assert not any(name in model.processor.tokenizer.decode(lesson.given["input_ids"][k]) for name in ORGANS)
+        said = model.processor.tokenizer.decode(row[row != -100])
+        assert said == ("" if sample.number is None else str(sample.number))
+        taught += bool(said)
+    assert taught >= 3
+
+
+def test_lessons_go_on_where_they_were_stopped_and_teach(folder: Path, tmp_path: Path) -> None:
+    def stop(step: int, _steps: int, _numbers: Mapping[str, float]) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    model = VisionLanguageModel.load(folder)
+    whole = teach_matching(model, PICTURES, 5, 0, tmp_path / "whole", batch=4, save_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        teach_matching(
+            VisionLanguageModel.load(folder), PICTURES, 5, 0, tmp_path / "cut", batch=4, save_every=2, progress=stop
+        )
+    again = VisionLanguageModel.load(folder)
+    assert teach_matching(again, PICTURES, 5, 0, tmp_path / "cut", batch=4, save_every=2) == whole
+    assert all(torch.equal(a, b) for a, b in zip(model.model.parameters(), again.model.parameters(), strict=True))
+    assert not any(p.requires_grad for p in again.model.parameters())
+
+
+def test_lessons_teach(tmp_path: Path) -> None:
+    model = VisionLanguageModel.load(build_language(tmp_path / "m", QUICK.size))
+    before = matched_patches(model, _pairs(8))
+    losses = teach_matching(model, PICTURES, 40, 0, tmp_path / "l", batch=8, rate=4e-3)
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+    assert before < 0.2
+
+
+def test_transport_gives_each_number_once_and_keeps_the_answer_of_what_is_left_over() -> None:
+    for pair in _pairs(5, 3):
+        same = Pair(pair.reference, pair.reference, pair.legend, pair.labels)
+        numbers = list(same.labels)
+        assert transported(same, numbers, None) == numbers
+        said: list[int | None] = [numbers[0]] * len(numbers)
+        both = transported(same, numbers, said)
+        assert both == numbers, "boxes that fit weigh more than answers that contradict each other"
+        found = [n for n in transported(pair, [n for n in numbers if pair.mask(n).any()], None) if n is not None]
+        assert len(set(found)) == len(found)
+
+
+def test_answers_after_a_given_thought_do_not_depend_on_the_batch(folder: Path) -> None:
+    model, asked = VisionLanguageModel.load(folder), questions(SEEN, 3, 0, QUICK, hidden=1.0)
+    thoughts = ["In the reference 3 lies above 2", "", "In the reference 1 lies left of 5 and below 4"]
+    together = answers_after(model, list(zip(asked, thoughts, strict=True)))
+    assert together == [answers_after(model, [one])[0] for one in zip(asked, thoughts, strict=True)]
+
+
+def test_thoughts_of_an_untrained_model_have_no_form(folder: Path) -> None:
+    told = changed_thoughts(VisionLanguageModel.load(folder), questions(SEEN, 3, 0, QUICK, hidden=1.0))
+    assert told["n"] == 0
+    assert told["stated"] == 0
