@@ -6,9 +6,10 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from PIL import ImageColor
 
 from anatrust.errors import InputError
-from anatrust.reference.pairs import LabelledPicture, draw_pairs, outlined, tinted
+from anatrust.reference.pairs import LabelledPicture, draw_pairs, outlined, plain_picture, tinted
 from anatrust.reference.prompts import read_boxes, read_name, read_segments
 from anatrust.reference.rewards import box_reward, name_reward
 
@@ -89,9 +90,17 @@ def test_tints_and_outlines_touch_only_their_region() -> None:
     changed = (shown != grey).any(-1)
     assert changed[one.labels == 3].all()
     assert not changed[one.labels == 9].any()
-    line = (np.asarray(outlined(one.image, one.labels == 5)) != grey).any(-1)
-    assert not line[one.labels == 5].any()
+    large = np.pad(one.labels == 5, ((0, 80), (0, 80)))
+    plain = np.asarray(plain_picture(np.zeros(large.shape, np.float32)))
+    line = (np.asarray(outlined(np.zeros(large.shape, np.float32), large)) != plain).any(-1)
+    assert not line[large].any()
     assert line[11, 55]
+    # Small pictures are tinted inside the line, too, and nowhere else.
+    small = np.asarray(outlined(one.image, one.labels == 5))
+    changed = (small != grey).any(-1)
+    assert changed[one.labels == 5].all()
+    assert not changed[(one.labels == 3) | (one.labels == 9)].any()
+    assert tuple(small[11, 55]) == ImageColor.getrgb("yellow") != tuple(small[15, 55])
 
 
 def test_bad_pictures_are_said() -> None:

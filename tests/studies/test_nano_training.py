@@ -64,7 +64,8 @@ def test_stages_go_on_and_are_not_run_twice(tmp_path: Path) -> None:
     assert (start / "model.safetensors").stat().st_mtime_ns == written
     more, after = continued(tmp_path, start, QUICK, 0, seconds=2.0, each=1.0)
     assert after["steps"] == 2
-    assert json.loads((more / "curve.json").read_text())["points"][0]["step"] == 0
+    assert json.loads((start / "curve.json").read_text())["points"][0]["step"] == 0
+    assert not (more / "curve.json").exists()
     answers = ask(VisionLanguageModel.load(more), questions(SEEN, 3, 0, QUICK, hidden=0.0))
     assert [set(a) >= {"right", "form", "shown", "organ", "patient"} for a in answers] == [True] * 3
 

@@ -4,10 +4,11 @@ Real vision-language models come with places and pictures connected; ours starts
 word an answer the use of the reference was never found. Here every patch teaches. Where the model reads the
 reference, a patch tells the name of the organ it shows; in the tinted reference the number of its tint; in the
 target the number that *the reference* gives to this organ, which is a matching task that no name answers, for
-numbers are drawn anew for every pair. Patches tell it halfway up, so that the layers above can read it. Each
-``<Seg>`` tells which patches of the target its region covers, and of the answers to questions one word is taught:
-the number of the outlined region, always in legends without names, so that nothing but the reference helps. Answers
-in full, names and the form come with supervised training.
+numbers are drawn anew for every pair. Patches tell it from halfway up, so that layers above can read it. Each
+``<Seg>`` tells which patches of the target its region covers. Questions are read in legends without names, so that
+nothing but the reference helps, and every word after the pictures is to tell the number of the outlined region and
+which patches it covers; one word alone, the answer's, takes far longer. How to answer, names and the form come
+with supervised training.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.reference.pairs import LabelledPicture, Pair, draw_pairs
+from anatrust.reference.pairs import LabelledPicture, Pair, Sample, draw_pairs
 from anatrust.reference.prompts import NULL
 from anatrust.studies.nano_anatomy import ORGANS
 from anatrust.studies.nano_sight import patch_shares
@@ -39,7 +40,10 @@ _KINDS = len(ORGANS) + 1
 # Weights of the three pictures, the target last: the first two are there to be read from.
 _PICTURES = (0.3, 0.3, 1.0)
 # Patches of fat count, too: a region missing from the legend is told from one that is there.
-_OUTSIDE = 0.15
+_OUTSIDE = 0.5
+# Share of the steps in which patches alone are taught, and the order of legends; weight of the rest after them.
+_FIRST = 0.6
+_LATER = 0.3
 # Of an answer, up to the region's number.
 _BEGINNING = "<think>In the reference "
 
@@ -75,9 +79,17 @@ class Lesson:
         Of pictures of the size that the model sees.
     rng
         Chooses outlines.
+    change
+        What the pictures are changed to, for controls.
     """
 
-    def __init__(self, model: VisionLanguageModel, pairs: Sequence[Pair], rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        pairs: Sequence[Pair],
+        rng: np.random.Generator,
+        change: Callable[[Pair, Sample], Sample] | None = None,
+    ) -> None:
         import torch
 
         self.model = model
@@ -85,6 +97,8 @@ class Lesson:
         samples = [
             pair.sample("segment", rng) if k % 2 else nameless(pair).sample("name", rng) for k, pair in enumerate(pairs)
         ]
+        if change is not None:
+            samples = [change(pair, sample) for pair, sample in zip(pairs, samples, strict=True)]
         answers = [s.answer if s.task == "segment" else _BEGINNING + str(s.number or NULL) for s in samples]
         self.given = model.inputs([s.prompt for s in samples], [s.pictures for s in samples], answers)
         ids = self.given["input_ids"]
@@ -95,25 +109,38 @@ class Lesson:
                 length = len(model.processor.tokenizer.encode(answer)) + 1
                 self.labels[row, -length:] = ids[row, -length:]
             elif sample.number is not None:
-                # The last token is the end of the turn.
-                self.number[row, -2] = ids[row, -2]
+                last = int((ids[row] == model.model.config.image_token_id).nonzero()[-1])
+                # The number itself and the end of the turn come last.
+                self.number[row, last + 1 : -2] = ids[row, -2]
         self.shares = torch.from_numpy(np.stack([numbers_of_patches(pair, patch) for pair in pairs]))
-        covered = [
-            patch_shares(pair.mask(number).astype(np.uint8), 2, patch)[:, 1]
-            for pair, sample in zip(pairs, samples, strict=True)
-            if sample.task == "segment"
-            for number in sample.masks
-        ]
+        covered = []
+        for row, (pair, sample) in enumerate(zip(pairs, samples, strict=True)):
+            if sample.task == "segment":
+                covered += [self._cover(pair, number) for number in sample.masks]
+            elif sample.number is not None:
+                told = int((self.number[row] != -100).sum())
+                covered += [self._cover(pair, sample.number)] * told
         self.where = torch.from_numpy(np.array(covered, dtype=np.float32).reshape(-1, self.shares.shape[2]))
+        self.asked = (self.number != -100) | ((ids == model.seg) & (self.labels != -100))
+
+    def _cover(self, pair: Pair, number: int) -> npt.NDArray[np.float32]:
+        patch = int(self.model.model.config.vision_config.patch_size)
+        return patch_shares(pair.mask(number).astype(np.uint8), 2, patch)[:, 1]
 
     def states(self) -> tuple[Tensor, Tensor]:
-        """Last hidden states of everything; of patches those halfway up, ``(B, 3, patches, hidden)``."""
+        """Last hidden states of everything; of patches those from halfway up to the layer before the last.
+
+        The second is ``(layers · B, 3, patches, hidden)``.
+        """
+        import torch
+
         network: Any = self.model.model.model
         found = network(**self.given, output_hidden_states=True)
         ids = self.given["input_ids"]
         at = (ids == self.model.model.config.image_token_id).nonzero()
-        patches = network.language_model.norm(found.hidden_states[len(found.hidden_states) // 2][at[:, 0], at[:, 1]])
-        return found.last_hidden_state, patches.reshape(len(ids), 3, -1, patches.shape[-1])
+        layers = found.hidden_states[len(found.hidden_states) // 2 : -1]
+        patches = network.language_model.norm(torch.stack([layer[at[:, 0], at[:, 1]] for layer in layers]))
+        return found.last_hidden_state, patches.reshape(len(layers) * len(ids), 3, -1, patches.shape[-1])
 
     def read(self, patches: Tensor, picture: int) -> Tensor:
         """Scores of the 13 words that patches of one picture may tell: ``(B, patches, 13)``."""
@@ -123,41 +150,47 @@ class Lesson:
         return scores
 
     def losses(self, where: Any) -> dict[str, Tensor]:
-        """Of patches, of numbers answered, of what ``<Seg>`` tells through ``where`` (a linear reading), of words."""
+        """Of patches, of numbers told by words, of places told through ``where`` (a linear reading), of words."""
         from torch.nn.functional import cross_entropy, log_softmax
 
         hidden, patches = self.states()
         found: dict[str, Tensor] = {}
         total = hidden.new_zeros(())
-        for picture, weight in enumerate(_PICTURES):
-            truth = self.shares[:, picture]
-            heavy = _OUTSIDE + 1 - truth[..., 0]
-            one = -(log_softmax(self.read(patches, picture), -1) * truth).sum(-1)
-            total = total + weight * (one * heavy).sum() / heavy.sum()
+        for picture, share in enumerate(_PICTURES):
+            truth = self.shares[:, picture].repeat(len(patches) // len(self.shares), 1, 1)
+            # By the root of its area: a small region counts for less than a large one, but not as its patches.
+            weight = truth / truth.sum(1, keepdim=True).sqrt().clamp_min(1e-6)
+            weight[..., 0] *= _OUTSIDE
+            told = log_softmax(self.read(patches, picture), -1)
+            total = total - share * (told * weight).sum() / weight.sum()
         found["patches"] = total
-        numbers = self.number[:, 1:] != -100
+        numbers = self.number != -100
         if bool(numbers.any()):
-            scores = self.model.model.lm_head(hidden[:, :-1][numbers])
-            found["numbers"] = cross_entropy(scores, self.number[:, 1:][numbers])
-        asked = self.given["input_ids"] == self.model.seg
-        asked &= self.labels != -100
-        if bool(asked.any()):
+            found["numbers"] = cross_entropy(self.model.model.lm_head(hidden[numbers]), self.number[numbers])
+        if bool(self.asked.any()):
             goal = self.where / self.where.sum(1, keepdim=True).clamp_min(1e-6)
-            found["places"] = cross_entropy(where(hidden[asked]), goal)
+            found["places"] = cross_entropy(where(hidden[self.asked]), goal)
+        if bool((self.labels != -100).any()):
             words = self.labels[:, 1:] != -100
             scores = self.model.model.lm_head(hidden[:, :-1][words])
             found["words"] = cross_entropy(scores, self.labels[:, 1:][words])
         return found
 
 
-def matched_patches(model: VisionLanguageModel, pairs: Sequence[Pair], seed: int = 0) -> float:
+def matched_patches(
+    model: VisionLanguageModel,
+    pairs: Sequence[Pair],
+    seed: int = 0,
+    change: Callable[[Pair, Sample], Sample] | None = None,
+) -> float:
     """Share of the target's patches, of those that an organ fills most of, whose number in the reference is told."""
     import torch
 
-    lesson = Lesson(model, pairs, np.random.default_rng(seed))
+    lesson = Lesson(model, pairs, np.random.default_rng(seed), change)
     with torch.no_grad():
         told = lesson.read(lesson.states()[1], 2).argmax(-1)
     truth = lesson.shares[:, 2].argmax(-1)
+    told = told[-len(truth) :]
     return float((told == truth)[truth > 0].float().mean())
 
 
@@ -227,7 +260,9 @@ def teach_matching(
             for p in islice(pairs, batch)
         ]
         told = Lesson(model, drawn, rng).losses(where)
-        loss = torch.stack(list(told.values())).sum()
+        # What words are to tell can only be read once the patches know it: before, it would be noise.
+        later = _LATER if step >= _FIRST * steps else 0.0
+        loss = torch.stack([v if name in ("patches", "words") else later * v for name, v in told.items()]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(named.values()), 1.0)
         optimiser.step()

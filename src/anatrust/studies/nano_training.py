@@ -32,8 +32,10 @@ __all__ = [
     "TESTED",
     "UNSEEN",
     "Asked",
+    "Change",
     "Plan",
     "ask",
+    "changed",
     "continued",
     "patients_asked",
     "questions",
@@ -85,9 +87,9 @@ class Plan:
     size: NanoSize = field(default_factory=NanoSize)
     patients: int = 600
     sight: int = 200
-    lessons: int = 400
+    lessons: int = 320
     samples: int = 4800
-    epochs: int = 2
+    epochs: int = 1
     batch: int = 32
     rate: float = 1e-3
     hidden: float = 0.6
@@ -96,7 +98,7 @@ class Plan:
     group: int = 8
     reward_rate: float = 2e-4
     tested: int = 200
-    curve: int = 75
+    curve: int = 50
 
 
 PLAN = Plan()
@@ -174,21 +176,31 @@ def questions(
             continue
         organ = pair.target.names[pair.labels[sample.number]]
         number = sample.number
-        shown: int | None = number
-        if change == "blank":
-            empty = Image.new("RGB", sample.pictures[0].size)
-            sample, shown = replace(sample, pictures=(empty, empty, sample.pictures[2])), None
-        elif change == "mirrored":
-            first, second, third = sample.pictures
-            sample = replace(sample, pictures=(ImageOps.mirror(first), ImageOps.mirror(second), third))
-        elif change == "shuffled":
-            turned = dict(zip(pair.labels, np.roll(list(pair.labels), 1).tolist(), strict=True))
-            numbers = {label: turned[number] for number, label in pair.labels.items()}
-            first, _, third = sample.pictures
-            sample = replace(sample, pictures=(first, tinted(pair.reference, numbers), third))
-            shown = turned[number]
+        shown: int | None = None if change == "blank" else number
+        if change == "shuffled":
+            shown = _turned(pair)[number]
+        sample = changed(pair, sample, change)
         found.append(Asked(sample, pair.target.patient, organ, shown))
     return found
+
+
+def changed(pair: Pair, sample: Sample, change: Change) -> Sample:
+    """The same question with another reference, see :func:`questions`."""
+    first, second, third = sample.pictures
+    if change == "blank":
+        first = second = Image.new("RGB", first.size)
+    elif change == "mirrored":
+        first, second = ImageOps.mirror(first), ImageOps.mirror(second)
+    elif change == "shuffled":
+        turned = _turned(pair)
+        second = tinted(pair.reference, {label: turned[number] for number, label in pair.labels.items()})
+    return replace(sample, pictures=(first, second, third))
+
+
+def _turned(pair: Pair) -> dict[int, int]:
+    """Another number for every number of the legend."""
+    numbers = list(pair.labels)
+    return dict(zip(numbers, np.roll(numbers, 1).tolist(), strict=True))
 
 
 def ask(model: VisionLanguageModel, asked: Sequence[Asked], batch: int = 64) -> list[dict[str, Any]]:
@@ -243,7 +255,7 @@ def continued(
 ) -> tuple[Path, dict[str, Any]]:
     """Supervised training that goes on for so many seconds, ``each`` a step, on questions not seen before."""
     samples = plan.batch * max(1, round(seconds / each))
-    return _supervised(folder / f"more-{seed}", start, plan, 1000 + seed, samples, 1, plan.rate / 5)
+    return _supervised(folder / f"more-{seed}", start, plan, 1000 + seed, samples, 1, plan.rate / 5, curve=False)
 
 
 def rewarded(folder: Path, start: Path, plan: Plan, seed: int) -> tuple[Path, dict[str, Any]]:
@@ -264,7 +276,7 @@ def rewarded(folder: Path, start: Path, plan: Plan, seed: int) -> tuple[Path, di
 
 
 def _supervised(
-    target: Path, start: Path, plan: Plan, seed: int, samples: int, epochs: int, rate: float
+    target: Path, start: Path, plan: Plan, seed: int, samples: int, epochs: int, rate: float, *, curve: bool = True
 ) -> tuple[Path, dict[str, Any]]:
     from anatrust.reference.text_training import SftSettings, train_sft
 
@@ -275,15 +287,17 @@ def _supervised(
         )  # fmt: skip
         model = _loaded(start)
         clock = _Clock(target)
-        points = _Curve(model, plan, target)
+        points = _Curve(model, plan, target) if curve else None
 
         def progress(step: int, steps: int, numbers: Mapping[str, float]) -> None:
             clock.tick(step, steps, numbers)
-            points.tick(step, steps, numbers)
-            clock.forget()
+            if points is not None:
+                points.tick(step, steps, numbers)
+                clock.forget()
 
         losses = train_sft(model, _patients(plan), settings, target, convention="pixels", progress=progress)
-        told = {"losses": losses, "seconds": clock.seconds, "steps": len(losses), "curve": points.points}
+        told = {"losses": losses, "seconds": clock.seconds, "steps": len(losses)}
+        told["curve"] = points.points if points is not None else []
         replace_json(target / "told.json", told)
     return target, json.loads((target / "told.json").read_text(encoding="utf-8"))
 

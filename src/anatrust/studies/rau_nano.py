@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anatrust.reference.pairs import draw_pairs
+from anatrust.reference.pairs import Pair, Sample, draw_pairs
 from anatrust.studies.nano_lessons import matched_patches
 from anatrust.studies.nano_probes import asked_together, changed_thoughts
 from anatrust.studies.nano_training import (
@@ -16,8 +17,10 @@ from anatrust.studies.nano_training import (
     QUICK,
     SEEN,
     UNSEEN,
+    Change,
     Plan,
     ask,
+    changed,
     continued,
     patients_asked,
     questions,
@@ -124,10 +127,18 @@ def _lessons(folder: Path, plan: Plan, seed: int) -> Mapping[str, Any]:
     matched = {}
     for look, looks in _LOOKS.items():
         pairs = islice(draw_pairs(patients_asked(looks, plan), 8, absent=0.0), plan.tested)
-        matched[look] = round(matched_patches(model, list(pairs)), 4)
+        drawn = list(pairs)
+        matched[look] = {
+            change: round(matched_patches(model, drawn, change=partial(_changed, change=change)), 4)
+            for change in ("none", "blank", "shuffled", "mirrored")
+        }
     told = json.loads((folder / f"lessons-{seed}" / "told.json").read_text(encoding="utf-8"))
     sight = json.loads((folder / f"start-{seed}" / "sight.json").read_text(encoding="utf-8"))
     return {"matched": matched, "seconds": round(told["seconds"] + sight["seconds"], 1), "steps": told["steps"]}
+
+
+def _changed(pair: Pair, sample: Sample, *, change: Change) -> Sample:
+    return changed(pair, sample, change)
 
 
 def _probes(model: VisionLanguageModel, plan: Plan) -> Mapping[str, Any]:
