@@ -16,7 +16,7 @@ from anatrust.reference.pairs import Pair, Sample, draw_pairs
 from anatrust.studies.nano_anatomy import ORGANS, cohort
 from anatrust.studies.nano_lessons import Lesson, nameless, numbers_of_patches, teach_matching
 from anatrust.studies.nano_model import build_language
-from anatrust.studies.nano_probes import answers_after, changed_thoughts, transported
+from anatrust.studies.nano_probes import answers_after, changed_thoughts, told_by_patches, transported
 from anatrust.studies.nano_training import QUICK, SEEN, Change, changed, questions
 
 PICTURES = cohort(range(8), SEEN, size=48)
@@ -127,6 +127,15 @@ def test_controls_change_what_patches_read(folder: Path) -> None:
 
 def _change(pair: Pair, sample: Sample, how: Change) -> Sample:
     return changed(pair, sample, how)
+
+
+def test_patches_answer_with_a_number_of_the_legend_whatever_the_batch(folder: Path) -> None:
+    model, asked = VisionLanguageModel.load(folder), questions(SEEN, 5, 0, QUICK, hidden=1.0)
+    rows = told_by_patches(model, asked)
+    assert rows == told_by_patches(model, asked, batch=2)
+    for row, one in zip(rows, asked, strict=True):
+        assert row["said"] in [n for n, _ in one.sample.legend.entries]
+        assert row["right"] == (row["said"] == one.sample.number)
 
 
 def test_transport_gives_each_number_once_and_keeps_the_answer_of_what_is_left_over() -> None:

@@ -33,7 +33,15 @@ if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its na
 
     from anatrust.models.vision_language import VisionLanguageModel
 
-__all__ = ["Lesson", "matched_patches", "nameless", "numbers_of_patches", "teach_matching"]
+__all__ = [
+    "Lesson",
+    "matched_patches",
+    "nameless",
+    "numbers_of_patches",
+    "patch_states",
+    "read_patches",
+    "teach_matching",
+]
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 _KINDS = len(ORGANS) + 1
@@ -64,6 +72,30 @@ def numbers_of_patches(pair: Pair, patch: int) -> npt.NDArray[np.float32]:
 def nameless(pair: Pair) -> Pair:
     """The same pair under a legend of numbers alone."""
     return replace(pair, legend=replace(pair.legend, hidden=True))
+
+
+def patch_states(model: VisionLanguageModel, given: Any) -> tuple[Tensor, Tensor]:
+    """Last hidden states of everything; of patches those from halfway up to the layer before the last.
+
+    The second is ``(layers · B, 3, patches, hidden)``.
+    """
+    import torch
+
+    network: Any = model.model.model
+    found = network(**given, output_hidden_states=True)
+    ids = given["input_ids"]
+    at = (ids == model.model.config.image_token_id).nonzero()
+    layers = found.hidden_states[len(found.hidden_states) // 2 : -1]
+    patches = network.language_model.norm(torch.stack([layer[at[:, 0], at[:, 1]] for layer in layers]))
+    return found.last_hidden_state, patches.reshape(len(layers) * len(ids), 3, -1, patches.shape[-1])
+
+
+def read_patches(model: VisionLanguageModel, patches: Tensor, picture: int) -> Tensor:
+    """Scores of the 13 words that patches of one picture may tell: ``(B, patches, 13)``."""
+    told = ORGANS if picture == 0 else [str(n) for n in range(1, _KINDS)]
+    rows = model.processor.tokenizer.convert_tokens_to_ids([NULL, *told])
+    scores: Tensor = patches[:, picture] @ model.model.lm_head.weight[rows].T
+    return scores
 
 
 class Lesson:
@@ -128,26 +160,8 @@ class Lesson:
         return patch_shares(pair.mask(number).astype(np.uint8), 2, patch)[:, 1]
 
     def states(self) -> tuple[Tensor, Tensor]:
-        """Last hidden states of everything; of patches those from halfway up to the layer before the last.
-
-        The second is ``(layers · B, 3, patches, hidden)``.
-        """
-        import torch
-
-        network: Any = self.model.model.model
-        found = network(**self.given, output_hidden_states=True)
-        ids = self.given["input_ids"]
-        at = (ids == self.model.model.config.image_token_id).nonzero()
-        layers = found.hidden_states[len(found.hidden_states) // 2 : -1]
-        patches = network.language_model.norm(torch.stack([layer[at[:, 0], at[:, 1]] for layer in layers]))
-        return found.last_hidden_state, patches.reshape(len(layers) * len(ids), 3, -1, patches.shape[-1])
-
-    def read(self, patches: Tensor, picture: int) -> Tensor:
-        """Scores of the 13 words that patches of one picture may tell: ``(B, patches, 13)``."""
-        told = ORGANS if picture == 0 else [str(n) for n in range(1, _KINDS)]
-        rows = self.model.processor.tokenizer.convert_tokens_to_ids([NULL, *told])
-        scores: Tensor = patches[:, picture] @ self.model.model.lm_head.weight[rows].T
-        return scores
+        """Last hidden states of everything, and :func:`patch_states`."""
+        return patch_states(self.model, self.given)
 
     def losses(self, where: Any) -> dict[str, Tensor]:
         """Of patches, of numbers told by words, of places told through ``where`` (a linear reading), of words."""
@@ -161,7 +175,7 @@ class Lesson:
             # By the root of its area: a small region counts for less than a large one, but not as its patches.
             weight = truth / truth.sum(1, keepdim=True).sqrt().clamp_min(1e-6)
             weight[..., 0] *= _OUTSIDE
-            told = log_softmax(self.read(patches, picture), -1)
+            told = log_softmax(read_patches(self.model, patches, picture), -1)
             total = total - share * (told * weight).sum() / weight.sum()
         found["patches"] = total
         numbers = self.number != -100
@@ -188,7 +202,7 @@ def matched_patches(
 
     lesson = Lesson(model, pairs, np.random.default_rng(seed), change)
     with torch.no_grad():
-        told = lesson.read(lesson.states()[1], 2).argmax(-1)
+        told = read_patches(model, lesson.states()[1], 2).argmax(-1)
     truth = lesson.shares[:, 2].argmax(-1)
     told = told[-len(truth) :]
     return float((told == truth)[truth > 0].float().mean())

@@ -57,10 +57,10 @@ class NanoSize:
         Width and depth of the vision tower.
     """
 
-    side: int = 64
-    patch: int = 8
+    side: int = 72
+    patch: int = 12
     width: int = 96
-    depth: int = 4
+    depth: int = 3
     heads: int = 4
     sight: int = 96
     sight_depth: int = 1

@@ -16,15 +16,53 @@ from anatrust.reference.pairs import Pair, draw_pairs
 from anatrust.reference.prompts import name_answer, read_name
 from anatrust.statistics.assignment import assign
 from anatrust.studies.nano_anatomy import Look
+from anatrust.studies.nano_lessons import patch_states, read_patches
+from anatrust.studies.nano_sight import patch_shares
 from anatrust.studies.nano_training import Asked, Plan, patients_asked
 
 if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its names alone
     from anatrust.models.vision_language import VisionLanguageModel
 
-__all__ = ["answers_after", "asked_together", "changed_thoughts", "opposite", "transported"]
+__all__ = ["answers_after", "asked_together", "changed_thoughts", "opposite", "told_by_patches", "transported"]
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _RELATION = re.compile("|".join(_OPPOSITE))
+
+
+def told_by_patches(model: VisionLanguageModel, asked: Sequence[Asked], batch: int = 50) -> list[dict[str, Any]]:
+    """The number that the patches of the outlined region tell together, as :func:`ask` tells what words say.
+
+    Each patch weighs by the share of it that the region covers; the region is the outline's, so no label is used
+    that the question does not show.
+
+    Parameters
+    ----------
+    model
+        After lessons.
+    asked
+        Questions under legends without names.
+    """
+    import torch
+
+    patch, rows = int(model.model.config.vision_config.patch_size), []
+    for begin in range(0, len(asked), batch):
+        part = asked[begin : begin + batch]
+        with torch.inference_mode():
+            given = model.inputs([one.sample.prompt for one in part], [one.sample.pictures for one in part])
+            patches = patch_states(model, given)[1][-len(part) :]
+            told = torch.log_softmax(read_patches(model, patches, 2), -1).numpy()
+        for one, scores in zip(part, told, strict=True):
+            assert one.sample.number is not None
+            cover = patch_shares(one.sample.masks[one.sample.number].astype(np.uint8), 2, patch)[:, 1]
+            numbers = [n for n, _ in one.sample.legend.entries]
+            said = numbers[int((cover @ scores)[numbers].argmax())]
+            rows.append(
+                {
+                    "patient": one.patient, "organ": one.organ, "said": said, "right": said == one.sample.number,
+                    "shown": said == one.shown, "choices": len(numbers),
+                }
+            )  # fmt: skip
+    return rows
 
 
 def asked_together(

@@ -28,6 +28,7 @@ __all__ = [
     "DEVELOPED",
     "PLAN",
     "QUICK",
+    "SCHOOLED",
     "SEEN",
     "TESTED",
     "UNSEEN",
@@ -71,7 +72,8 @@ class Plan:
     patients
         Trained on.
     sight, lessons
-        Steps in which the vision tower alone learns to see, and in which the whole model learns to match patches.
+        Steps in which the vision tower alone learns to see, and in which the whole model learns to match patches;
+        without the latter questions come at once.
     samples, epochs, batch, rate
         Of supervised training.
     hidden
@@ -86,22 +88,27 @@ class Plan:
 
     size: NanoSize = field(default_factory=NanoSize)
     patients: int = 600
-    sight: int = 200
-    lessons: int = 320
-    samples: int = 4800
-    epochs: int = 1
-    batch: int = 32
-    rate: float = 1e-3
+    sight: int = 400
+    lessons: int = 0
+    samples: int = 2800
+    epochs: int = 4
+    batch: int = 16
+    rate: float = 2e-3
     hidden: float = 0.6
     steps: int = 30
     generations: int = 8
     group: int = 8
     reward_rate: float = 2e-4
     tested: int = 200
-    curve: int = 50
+    curve: int = 175
 
 
 PLAN = Plan()
+SCHOOLED = Plan(
+    NanoSize(side=64, patch=8, depth=4), sight=200, lessons=320, samples=9600, epochs=1, batch=32, curve=100
+)
+"""With lessons before the questions."""
+
 QUICK = Plan(
     NanoSize(48, 12, 32, 2, 2, 32, 1), patients=12, sight=2, lessons=2, samples=24, epochs=1, batch=8, rate=1e-3,
     hidden=0.5, steps=1, generations=2, group=2, reward_rate=1e-4, tested=4, curve=2,
@@ -227,7 +234,7 @@ def ask(model: VisionLanguageModel, asked: Sequence[Asked], batch: int = 64) -> 
 
 
 def schooled(folder: Path, plan: Plan, seed: int) -> Path:
-    """A model that sees and matches and was never asked a question, as a real one comes pretrained; its folder."""
+    """A model that sees, and matches after lessons, and was never asked a question; its folder."""
     start, target = folder / f"start-{seed}", folder / f"lessons-{seed}"
     if not (start / "sight.json").is_file():
         begin = time.process_time()
@@ -235,6 +242,8 @@ def schooled(folder: Path, plan: Plan, seed: int) -> Path:
         losses = teach_sight(model, _patients(plan), plan.sight, seed)
         model.model.save_pretrained(start)
         replace_json(start / "sight.json", {"losses": losses, "seconds": time.process_time() - begin})
+    if plan.lessons == 0:
+        return start
     if not (target / "told.json").is_file():
         model, clock = _loaded(start), _Clock(target)
         losses = teach_matching(model, _patients(plan), plan.lessons, seed, target, progress=clock.tick)

@@ -13,7 +13,7 @@ from anatrust.metrics import dice
 from anatrust.reference.pairs import Pair, draw_pairs
 from anatrust.studies.nano_anatomy import cohort
 from anatrust.studies.nano_model import build_sam2
-from anatrust.studies.nano_training import PLAN, QUICK, SEEN, UNSEEN, Plan, schooled
+from anatrust.studies.nano_training import QUICK, SCHOOLED, SEEN, UNSEEN, Plan, schooled
 from anatrust.studies.rau_nano import place
 from anatrust.studies.rau_nano_masks_summary import make_tables, summarise
 from anatrust.studies.study import Cell, Context, Study
@@ -35,7 +35,7 @@ _NEEDS = (
 )
 _SEEDS = (0,)
 _WIDTHS: tuple[int, ...] = ()
-_STEPS = 800
+_STEPS = 500
 _BATCH, _PAIRS = 2, 40
 
 
@@ -52,7 +52,7 @@ def _cells(context: Context) -> list[Cell]:
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
-    plan = QUICK if context.quick else PLAN
+    plan = QUICK if context.quick else SCHOOLED
     arm, seed, width = (cell.parameters[k] for k in ("arm", "seed", "width"))
     pairs = {
         name: _pairs(looks, plan, 2 if context.quick else _PAIRS)
@@ -77,7 +77,8 @@ def _segmenter(arm: str, seed: int, width: int, context: Context) -> tuple[Token
     from anatrust.reference.mask_training import MaskSettings, train_masks
     from anatrust.reference.token_segmenter import TokenSegmenter
 
-    plan, folder = QUICK if context.quick else PLAN, place(context.quick)
+    plan = QUICK if context.quick else SCHOOLED
+    folder = place(plan)
     start = folder / f"sam2-{seed}"
     if not (start / "model.safetensors").is_file():
         build_sam2(start, seed)

@@ -24,7 +24,7 @@ _GOAL = 0.05
 
 def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
     """The numbers that are quoted."""
-    stages = {key: r for key, r in results.items() if key == "sft" or key.startswith(("grpo/", "more/"))}
+    stages = {key: r for key, r in results.items() if not key.startswith("control/")}
     accuracy = {
         key: {kind: _rate(rows, "right", context.seed) for kind, rows in r["answers"].items()}
         for key, r in stages.items()
@@ -54,11 +54,6 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
         "cost": {key: {k: round(float(v), 1) for k, v in r["told"].items() if k != "rewards"}
                  for key, r in stages.items()},
         "rewards": {key: r["told"]["rewards"] for key, r in stages.items() if "rewards" in r["told"]},
-        "lessons": results.get("lessons", {}),
-        "together": {f"{key.removeprefix('probes/')}, {look}": _together(own["together"], context.seed)
-                     for key, r in results.items() if key.startswith("probes/") for look, own in r.items()},
-        "thoughts": {f"{key.removeprefix('probes/')}, {look}": own["thoughts"]
-                     for key, r in results.items() if key.startswith("probes/") for look, own in r.items()},
     }  # fmt: skip
     return summary | {"targets": _targets(summary)}
 
@@ -98,23 +93,6 @@ def _contrast(one: Mapping[str, Any], other: Mapping[str, Any], look: str, seed:
     if len(table) >= 5:
         low, high = patient_bootstrap(table, lambda s: float(s[:, 0].sum() / s[:, 1].sum()), seed=seed)
         found["interval"] = [round(low, 4), round(high, 4)]
-    return found
-
-
-def _together(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """Accuracy of answers, of transport of boxes and of both, and what transport adds to the answers."""
-    found: dict[str, Any] = {way: _rate(rows, way, seed) for way in ("answer", "boxes", "both")}
-    by_patient: dict[str, list[float]] = {}
-    for row in rows:
-        by_patient.setdefault(row["patient"], []).append(float(row["both"]) - float(row["answer"]))
-    table = np.array([[sum(own), len(own)] for own in by_patient.values()])
-    found["gain"] = {"difference": round(float(table[:, 0].sum() / table[:, 1].sum()), 4)}
-    if len(table) >= 5:
-        low, high = patient_bootstrap(table, lambda s: float(s[:, 0].sum() / s[:, 1].sum()), seed=seed)
-        found["gain"]["interval"] = [round(low, 4), round(high, 4)]
-    for name, inside in (("tubes", True), ("solid organs", False)):
-        some = [r for r in rows if (r["organ"] in THIN) == inside]
-        found[name] = {way: _mean([r[way] for r in some]) for way in ("answer", "boxes", "both")}
     return found
 
 
@@ -186,34 +164,7 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         for name, r in s["controls"].items()
     ]  # fmt: skip
     organs = [[name, f"{r.get('seen', 0.0):.2f}", f"{r.get('unseen', 0.0):.2f}"] for name, r in s["organs"].items()]
-    together = [
-        [
-            key, r["answer"]["n"], *(f"{r[way]['rate']:.2f}" for way in ("answer", "boxes", "both")),
-            f"{r['gain']['difference']:+.3f} {_interval(r['gain'])}",
-            f"{r['tubes']['answer']:.2f} → {r['tubes']['both']:.2f}",
-        ]
-        for key, r in s.get("together", {}).items()
-    ]  # fmt: skip
-    thoughts = [
-        [key, r["n"], *(f"{r[field]:.2f}" for field in ("relational", "stated", "swapped", "renamed"))]
-        for key, r in s.get("thoughts", {}).items()
-    ]
     return {
-        "together": markdown_table(
-            ["", "n", "answers alone", "boxes alone", "answers and transport", "gain", "tubes, alone → with transport"],
-            together,
-        ),
-        "thoughts": markdown_table(
-            [
-                "",
-                "n",
-                "words that say a relation",
-                "region thought of is answered",
-                "answer changes when relations are turned round",
-                "answer follows another number",
-            ],
-            thoughts,
-        ),
         "stages": markdown_table(["", *kinds, "processor seconds"], rows),
         "contrasts": markdown_table(["seed", "GRPO − SFT continued, seen looks", "unseen look"], contrasts),
         "controls": markdown_table(

@@ -39,6 +39,7 @@ _STUDIES = {
     "r2seg-transfer": "anatrust.studies.r2seg_transfer",
     "rau-anchors": "anatrust.studies.rau_anchors",
     "rau-bank": "anatrust.studies.rau_bank",
+    "rau-lessons": "anatrust.studies.rau_lessons",
     "rau-nano": "anatrust.studies.rau_nano",
     "rau-nano-masks": "anatrust.studies.rau_nano_masks",
     "rau-priors": "anatrust.studies.rau_priors",

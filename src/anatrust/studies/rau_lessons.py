@@ -1,0 +1,122 @@
+"""Study `rau-lessons`: what a small model reads from its reference once every patch was taught to look there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from anatrust.reference.pairs import Pair, Sample, draw_pairs
+from anatrust.studies.nano_lessons import matched_patches
+from anatrust.studies.nano_probes import asked_together, changed_thoughts, told_by_patches
+from anatrust.studies.nano_training import (
+    QUICK,
+    SCHOOLED,
+    SEEN,
+    UNSEEN,
+    Change,
+    Plan,
+    ask,
+    changed,
+    patients_asked,
+    questions,
+    schooled,
+    taught,
+)
+from anatrust.studies.rau_lessons_summary import draw_figures, make_tables, summarise
+from anatrust.studies.rau_nano import NEEDS, place
+from anatrust.studies.study import Cell, Context, Study
+
+if TYPE_CHECKING:  # torch is heavy, and this module is imported for its names alone
+    from anatrust.models.vision_language import VisionLanguageModel
+
+__all__ = ["STUDY"]
+
+_NEEDS = ("anatrust.studies.rau_lessons", "anatrust.studies.nano_probes", *NEEDS)
+_LOOKS = {"seen": SEEN, "unseen": UNSEEN}
+_CHANGES: tuple[Change, ...] = ("none", "blank", "shuffled", "mirrored", "other look")
+
+
+def _cells(context: Context) -> list[Cell]:
+    changes = _CHANGES[:2] if context.quick else _CHANGES
+    return [
+        Cell("matched", {"stage": "matched"}, (), _NEEDS),
+        *(
+            Cell(f"patches/{look}/{change}", {"stage": "patches", "look": look, "change": change}, (), _NEEDS)
+            for look in _LOOKS
+            for change in changes
+        ),
+    ]
+
+
+def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
+    from anatrust.models.vision_language import VisionLanguageModel
+
+    plan = QUICK if context.quick else SCHOOLED
+    folder, stage = place(plan), cell.parameters["stage"]
+    folder.mkdir(parents=True, exist_ok=True)
+    learnt = schooled(folder, plan, context.seed)
+    if stage in ("matched", "patches"):
+        model = VisionLanguageModel.load(learnt)
+        if stage == "matched":
+            told = json.loads((learnt / "told.json").read_text(encoding="utf-8"))
+            figures = {"seconds": round(told["seconds"], 1), "steps": told["steps"]}
+            return figures | {"matched": _matched(model, plan), "parameters": _size(model)}
+        look, change = cell.parameters["look"], cell.parameters["change"]
+        asked = questions(_LOOKS[look], plan.tested, 7, plan, hidden=1.0, change=change)
+        return {"answers": told_by_patches(model, asked)}
+    start, told = taught(folder, plan, context.seed)
+    model = VisionLanguageModel.load(start)
+    if stage == "probes":
+        return _probes(model, plan)
+    if stage == "control":
+        asked = questions(SEEN, plan.tested, 7, plan, hidden=1.0, change=cell.parameters["change"])
+        return {"answers": ask(model, asked)}
+    answers = {
+        f"{look}, {legend}": ask(model, questions(looks, plan.tested, 7, plan, hidden=share))
+        for look, looks in _LOOKS.items()
+        for legend, share in (("names", 0.0), ("numbers", 1.0))
+    }
+    return {"answers": answers, "curve": told["curve"], "seconds": round(told["seconds"], 1), "steps": told["steps"]}
+
+
+def _size(model: VisionLanguageModel) -> int:
+    return sum(int(p.numel()) for p in model.model.parameters())
+
+
+def _matched(model: VisionLanguageModel, plan: Plan) -> dict[str, dict[str, float]]:
+    """Share of patches that tell their region's number, by look and what was done to the reference."""
+    found: dict[str, dict[str, float]] = {}
+    for look, looks in _LOOKS.items():
+        pairs = list(islice(draw_pairs(patients_asked(looks, plan), 8, absent=0.0), plan.tested))
+        for change in _CHANGES[:-1]:
+            share = matched_patches(model, pairs, change=partial(_changed, change=change))
+            found.setdefault(look, {})[change] = round(share, 4)
+    return found
+
+
+def _changed(pair: Pair, sample: Sample, *, change: Change) -> Sample:
+    return changed(pair, sample, change)
+
+
+def _probes(model: VisionLanguageModel, plan: Plan) -> Mapping[str, Any]:
+    return {
+        look: {
+            "together": asked_together(model, looks, max(2, plan.tested // 6), 17, plan),
+            "thoughts": changed_thoughts(model, questions(looks, plan.tested // 2, 7, plan, hidden=1.0)),
+        }
+        for look, looks in _LOOKS.items()
+    }
+
+
+STUDY = Study(
+    name="rau-lessons",
+    question="Does a small model that was taught where to look read a region's number from its reference?",
+    cells=_cells,
+    run=_run,
+    summarise=summarise,
+    tables=make_tables,
+    figures=draw_figures,
+)

@@ -1,0 +1,196 @@
+"""What `rau-lessons` found: numbers told by patches and in words, controls, transport, changed thoughts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from anatrust.studies.intervals import allowance, patient_bootstrap, rate_by_patient
+from anatrust.studies.nano_anatomy import THIN
+from anatrust.studies.study import Context
+from anatrust.studies.tables import markdown_table
+
+__all__ = ["draw_figures", "make_tables", "summarise"]
+
+_KINDS = ("seen, names", "seen, numbers", "unseen, names", "unseen, numbers")
+_WORDS = {"none": "another patient", "shuffled": "shuffled legend"}
+_WAYS = ("answer", "boxes", "both")
+
+
+def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
+    """The numbers that are quoted."""
+    controls = {
+        key: _control(r["answers"], context.seed)
+        for key, r in results.items()
+        if key.startswith(("patches/", "words/"))
+    }
+    words = results.get("words", {})
+    probes = results.get("probes", {})
+    summary = {
+        "lessons": results.get("matched", {}),
+        "controls": controls,
+        "organs": _organs(results),
+        "words": {kind: _rate(rows, "right", context.seed) for kind, rows in words.get("answers", {}).items()},
+        "curve": words.get("curve", []),
+        "cost": {k: words[k] for k in ("seconds", "steps") if k in words},
+        "together": {look: _together(own["together"], context.seed) for look, own in probes.items()},
+        "thoughts": {look: own["thoughts"] for look, own in probes.items()},
+    }
+    return summary | {"targets": _targets(controls)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 4) if values else 0.0
+
+
+def _rate(rows: Sequence[Mapping[str, Any]], field: str, seed: int) -> dict[str, Any]:
+    by_patient: dict[str, list[bool]] = {}
+    for row in rows:
+        by_patient.setdefault(row["patient"], []).append(bool(row[field]))
+    return rate_by_patient(by_patient, seed=seed)
+
+
+def _control(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    return {
+        "accuracy": _rate(rows, "right", seed),
+        "shown": _rate(rows, "shown", seed),
+        "chance": _mean([1 / r["choices"] for r in rows]),
+    }
+
+
+def _organs(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for look in ("seen", "unseen"):
+        rows = results.get(f"patches/{look}/none", {}).get("answers", [])
+        for organ in sorted({r["organ"] for r in rows}):
+            found.setdefault(organ, {})[look] = _mean([r["right"] for r in rows if r["organ"] == organ])
+        for group, inside in (("tubes", True), ("solid organs", False)):
+            found.setdefault(group, {})[look] = _mean([r["right"] for r in rows if (r["organ"] in THIN) == inside])
+    return found
+
+
+def _together(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    """Accuracy of answers, of transport of boxes and of both, and what transport adds to the answers."""
+    found: dict[str, Any] = {way: _rate(rows, way, seed) for way in _WAYS}
+    by_patient: dict[str, list[float]] = {}
+    for row in rows:
+        by_patient.setdefault(row["patient"], []).append(float(row["both"]) - float(row["answer"]))
+    table = np.array([[sum(own), len(own)] for own in by_patient.values()])
+    found["gain"] = {"difference": round(float(table[:, 0].sum() / table[:, 1].sum()), 4)}
+    if len(table) >= 5:
+        low, high = patient_bootstrap(table, lambda s: float(s[:, 0].sum() / s[:, 1].sum()), seed=seed)
+        found["gain"]["interval"] = [round(low, 4), round(high, 4)]
+    for name, inside in (("tubes", True), ("solid organs", False)):
+        some = [r for r in rows if (r["organ"] in THIN) == inside]
+        found[name] = {way: _mean([r[way] for r in some]) for way in _WAYS}
+    return found
+
+
+def _targets(controls: Mapping[str, Any]) -> list[dict[str, Any]]:
+    targets = []
+    for look in ("seen", "unseen"):
+        plain = controls.get(f"patches/{look}/none")
+        if plain is None:
+            continue
+        least = allowance(plain["chance"], plain["accuracy"]["n"])
+        targets.append(
+            {
+                "what": f"{look} looks, numbers alone, told by patches: above chance (> {least:.2f})",
+                "observed": plain["accuracy"]["rate"],
+                "met": plain["accuracy"]["rate"] > least,
+            }
+        )
+        for change in ("blank", "shuffled"):
+            r = controls.get(f"patches/{look}/{change}")
+            if r is not None:
+                most = allowance(r["chance"], r["accuracy"]["n"])
+                # Falling to chance shows something only where accuracy was above it.
+                fell = plain["accuracy"]["rate"] > least and r["accuracy"]["rate"] <= most
+                targets.append(
+                    {
+                        "what": f"{look} looks, told by patches: with a {change} reference at chance (≤ {most:.2f})",
+                        "observed": r["accuracy"]["rate"],
+                        "met": fell,
+                    }
+                )
+    return targets
+
+
+def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
+    """Patches, controls, organs, words, transport, thoughts, targets."""
+    s = result["summary"]
+    matched = s["lessons"].get("matched", {})
+    references = list(next(iter(matched.values()), {}))
+    controls = [
+        [
+            f"{'patches' if key.startswith('patches') else 'words'}, {look} look: {_WORDS.get(change, change)}",
+            r["accuracy"]["n"], _with_interval(r["accuracy"]), f"{r['shown']['rate']:.2f}", f"{r['chance']:.2f}",
+        ]
+        for key, r in s["controls"].items()
+        for look, change in [key.split("/")[1:] if key.startswith("patches/") else ("seen", key.split("/")[1])]
+    ]  # fmt: skip
+    together = [
+        [
+            f"{look} look", r["answer"]["n"], *(f"{r[way]['rate']:.2f}" for way in _WAYS),
+            f"{r['gain']['difference']:+.3f} {_interval(r['gain'])}",
+            " / ".join(f"{r['tubes'][way]:.2f}" for way in _WAYS),
+        ]
+        for look, r in s["together"].items()
+    ]  # fmt: skip
+    thoughts = [
+        [f"{look} look", r["n"], *(f"{r[field]:.2f}" for field in ("relational", "stated", "swapped", "renamed"))]
+        for look, r in s["thoughts"].items()
+    ]
+    return {
+        "matched": markdown_table(
+            ["patches told rightly", *(_WORDS.get(name, name) for name in references)],
+            [[f"{look} look", *(f"{own[name]:.2f}" for name in references)] for look, own in matched.items()],
+        ),
+        "controls": markdown_table(
+            ["told by; reference", "n", "accuracy", "as the tints say", "chance"], controls
+        ),
+        "organs": markdown_table(
+            ["told by patches", "seen looks", "unseen look"],
+            [[name, f"{r.get('seen', 0.0):.2f}", f"{r.get('unseen', 0.0):.2f}"] for name, r in s["organs"].items()],
+        ),
+        "words": markdown_table(
+            ["after supervised training", *_KINDS],
+            [["in words", *(_with_interval(s["words"][kind]) for kind in _KINDS if kind in s["words"])]],
+        ),
+        "together": markdown_table(
+            ["", "n", "answers alone", "boxes alone", "answers and transport", "gain", "tubes: the same three"],
+            together,
+        ),
+        "thoughts": markdown_table(
+            [
+                "", "n", "words that say a relation", "region thought of is answered",
+                "answer changes when relations are turned round", "answer follows another number",
+            ],
+            thoughts,
+        ),
+        "targets": markdown_table(
+            ["target", "observed", "met"],
+            [[t["what"], f"{t['observed']:.3f}", "yes" if t["met"] else "no"] for t in s["targets"]],
+        ),
+    }  # fmt: skip
+
+
+def _with_interval(rate: Mapping[str, Any]) -> str:
+    if "interval" not in rate:
+        return f"{rate['rate']:.2f}"
+    low, high = rate["interval"]
+    return f"{rate['rate']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return f"[{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]" if "interval" in found else ""
+
+
+def draw_figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The learning curve of supervised training after lessons."""
+    curve = result["summary"]["curve"]
+    lines = {kind: {"x": [p["step"] for p in curve], "y": [p[kind] for p in curve]} for kind in _KINDS}
+    panel = {"title": "supervised training after lessons: unseen patients", "lines": lines}
+    return {"curve": {"panels": [panel], "xlabel": "steps", "ylabel": "regions named rightly"}}
