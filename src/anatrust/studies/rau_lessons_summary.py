@@ -191,6 +191,8 @@ def _interval(found: Mapping[str, Any]) -> str:
 def draw_figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """The learning curve of supervised training after lessons."""
     curve = result["summary"]["curve"]
+    if not curve:
+        return {}
     lines = {kind: {"x": [p["step"] for p in curve], "y": [p[kind] for p in curve]} for kind in _KINDS}
     panel = {"title": "supervised training after lessons: unseen patients", "lines": lines}
     return {"curve": {"panels": [panel], "xlabel": "steps", "ylabel": "regions named rightly"}}

@@ -13,7 +13,7 @@ from anatrust.metrics import dice
 from anatrust.reference.pairs import Pair, draw_pairs
 from anatrust.studies.nano_anatomy import cohort
 from anatrust.studies.nano_model import build_sam2
-from anatrust.studies.nano_training import QUICK, SCHOOLED, SEEN, UNSEEN, Plan, schooled
+from anatrust.studies.nano_training import QUICK, SCHOOLED, SEEN, UNSEEN, Plan, patients_asked, schooled
 from anatrust.studies.rau_nano import place
 from anatrust.studies.rau_nano_masks_summary import make_tables, summarise
 from anatrust.studies.study import Cell, Context, Study
@@ -100,9 +100,7 @@ def _segmenter(arm: str, seed: int, width: int, context: Context) -> tuple[Token
 
 
 def _pairs(looks: Any, plan: Plan, count: int) -> list[Pair]:
-    start = 100_000 + 10_000 * (looks == UNSEEN)
-    pictures = cohort(range(start, start + max(8, plan.patients // 5)), looks, size=plan.size.side)
-    return list(islice(draw_pairs(pictures, 9, absent=0.0), count))
+    return list(islice(draw_pairs(patients_asked(looks, plan), 9, absent=0.0), count))
 
 
 def _row(pair: Pair, number: int, mask: npt.NDArray[np.bool_], health: Any = None) -> dict[str, Any]:
