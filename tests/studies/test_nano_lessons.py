@@ -16,7 +16,7 @@ from anatrust.reference.pairs import Pair, Sample, draw_pairs
 from anatrust.studies.nano_anatomy import ORGANS, cohort
 from anatrust.studies.nano_lessons import Lesson, nameless, numbers_of_patches, teach_matching
 from anatrust.studies.nano_model import build_language
-from anatrust.studies.nano_probes import answers_after, changed_thoughts, told_by_patches, transported
+from anatrust.studies.nano_probes import told_by_patches, transported
 from anatrust.studies.nano_training import QUICK, SEEN, Change, changed, questions
 
 PICTURES = cohort(range(8), SEEN, size=48)
@@ -148,16 +148,3 @@ def test_transport_gives_each_number_once_and_keeps_the_answer_of_what_is_left_o
         assert both == numbers, "boxes that fit weigh more than answers that contradict each other"
         found = [n for n in transported(pair, [n for n in numbers if pair.mask(n).any()], None) if n is not None]
         assert len(set(found)) == len(found)
-
-
-def test_answers_after_a_given_thought_do_not_depend_on_the_batch(folder: Path) -> None:
-    model, asked = VisionLanguageModel.load(folder), questions(SEEN, 3, 0, QUICK, hidden=1.0)
-    thoughts = ["In the reference 3 lies above 2", "", "In the reference 1 lies left of 5 and below 4"]
-    together = answers_after(model, list(zip(asked, thoughts, strict=True)))
-    assert together == [answers_after(model, [one])[0] for one in zip(asked, thoughts, strict=True)]
-
-
-def test_thoughts_of_an_untrained_model_have_no_form(folder: Path) -> None:
-    told = changed_thoughts(VisionLanguageModel.load(folder), questions(SEEN, 3, 0, QUICK, hidden=1.0))
-    assert told["n"] == 0
-    assert told["stated"] == 0

@@ -1,8 +1,7 @@
-"""Two looks into what `rau-nano` does: all regions of a patient asked together, and thoughts changed by hand."""
+"""What the patches of `rau-nano` tell about outlined regions, one by one and all of a patient together."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.errors import InputError
 from anatrust.reference.coordinates import box_of_mask
 from anatrust.reference.pairs import Pair, draw_pairs
-from anatrust.reference.prompts import name_answer, read_name
 from anatrust.statistics.assignment import assign
 from anatrust.studies.nano_anatomy import Look
 from anatrust.studies.nano_lessons import patch_states, read_patches
@@ -23,10 +20,7 @@ from anatrust.studies.nano_training import Asked, Plan, patients_asked
 if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its names alone
     from anatrust.models.vision_language import VisionLanguageModel
 
-__all__ = ["answers_after", "asked_together", "changed_thoughts", "opposite", "told_by_patches", "transported"]
-
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-_RELATION = re.compile("|".join(_OPPOSITE))
+__all__ = ["asked_together", "told_by_patches", "transported"]
 
 
 def told_by_patches(model: VisionLanguageModel, asked: Sequence[Asked], batch: int = 50) -> list[dict[str, Any]]:
@@ -68,7 +62,7 @@ def told_by_patches(model: VisionLanguageModel, asked: Sequence[Asked], batch: i
 def asked_together(
     model: VisionLanguageModel, looks: tuple[Look, ...], patients: int, seed: int, plan: Plan
 ) -> list[dict[str, Any]]:
-    """Every region of each target asked about by number, and what transport makes of it.
+    """Every region of each target asked about by number, and what transport makes of what its patches tell.
 
     Returns
     -------
@@ -79,20 +73,18 @@ def asked_together(
     rng, rows = np.random.default_rng([seed, 61]), []
     for pair in islice(draw_pairs(patients_asked(looks, plan), seed, hidden=1.0, absent=0.0), patients):
         numbers = [n for n in pair.labels if pair.mask(n).any()]
-        samples = [pair.sample("name", rng, label=pair.labels[n]) for n in numbers]
-        texts = model.answer([s.prompt for s in samples], [s.pictures for s in samples], most_tokens=20)
-        said: list[int | None] = []
-        for text in texts:
-            try:
-                said.append(read_name(text, pair.legend))
-            except InputError:
-                said.append(None)
-        alone, both = (transported(pair, numbers, given) for given in (None, said))
-        for k, number in enumerate(numbers):
+        asked = [
+            Asked(pair.sample("name", rng, label=pair.labels[n]), pair.target.patient, pair.target.names[label], n)
+            for n in numbers
+            for label in [pair.labels[n]]
+        ]
+        told = told_by_patches(model, asked)
+        alone, both = (transported(pair, numbers, said) for said in (None, [row["said"] for row in told]))
+        for row, number, boxes, together in zip(told, numbers, alone, both, strict=True):
             rows.append(
                 {
-                    "patient": pair.target.patient, "organ": pair.target.names[pair.labels[number]],
-                    "answer": said[k] == number, "boxes": alone[k] == number, "both": both[k] == number,
+                    "patient": row["patient"], "organ": row["organ"], "answer": row["right"],
+                    "boxes": boxes == number, "both": together == number,
                 }
             )  # fmt: skip
     return rows
@@ -131,74 +123,3 @@ def transported(pair: Pair, numbers: Sequence[int], said: Sequence[int | None] |
         if box >= 0:
             found[box] = slot
     return found
-
-
-def opposite(thought: str) -> str:
-    """The same thought with every relation turned round.
-
-    Examples
-    --------
-    >>> opposite("In the reference 3 lies left of 1 and below 2")
-    'In the reference 3 lies right of 1 and above 2'
-    """
-    return _RELATION.sub(lambda found: _OPPOSITE[found[0]], thought)
-
-
-def changed_thoughts(model: VisionLanguageModel, asked: Sequence[Asked]) -> dict[str, float]:
-    """What the model thinks before it answers, and whether another thought changes the answer.
-
-    Returns
-    -------
-    dict
-        ``relational``: words of its thoughts that say a relation. ``stated``: thoughts whose region is the
-        one answered. ``swapped``: answers that change when every relation is turned round. ``renamed``: answers
-        that follow when the thought says another number. Shares, the last two of the questions with a relation.
-    """
-    texts = model.answer([a.sample.prompt for a in asked], [a.sample.pictures for a in asked], most_tokens=20)
-    words = relations = stated = 0
-    kept: list[tuple[Asked, str, str]] = []
-    for one, text in zip(asked, texts, strict=True):
-        found = re.fullmatch(r"<think>(.*)</think><answer>(.*)</answer>", text.strip())
-        if found is None:
-            continue
-        thought, answer = found[1], found[2]
-        words += len(thought.split())
-        relations += sum(len(r[0].split()) for r in _RELATION.finditer(thought))
-        region = re.match(r"In the reference (\d+) lies ", thought)
-        stated += region is not None and region[1] == answer
-        if region is not None and _RELATION.search(thought):
-            kept.append((one, thought, answer))
-    swapped = answers_after(model, [(one, opposite(thought)) for one, thought, _ in kept])
-    others, renamed = [], []
-    for one, thought, _ in kept:
-        said = re.match(r"In the reference (\d+) lies ", thought)
-        numbers = [n for n, _ in one.sample.legend.entries]
-        other = str(next(n for n in numbers if said is None or str(n) != said[1]))
-        others.append(other)
-        renamed.append((one, re.sub(r"(?<=In the reference )\d+", other, thought)))
-    followed = answers_after(model, renamed)
-    count = max(1, len(kept))
-    return {
-        "relational": round(relations / max(1, words), 4),
-        "stated": round(stated / max(1, len(asked)), 4),
-        "swapped": round(sum(a != said for a, (_, _, said) in zip(swapped, kept, strict=True)) / count, 4),
-        "renamed": round(sum(a == other for a, other in zip(followed, others, strict=True)) / count, 4),
-        "n": len(kept),
-    }
-
-
-def answers_after(model: VisionLanguageModel, thoughts: Sequence[tuple[Asked, str]]) -> list[str]:
-    """The word that the model finds most likely after ``<answer>``, each after the thought given."""
-    import torch
-
-    if not thoughts:
-        return []
-    given = model.inputs(
-        [one.sample.prompt for one, _ in thoughts],
-        [one.sample.pictures for one, _ in thoughts],
-        [name_answer(thought, "").removesuffix("</answer>") for _, thought in thoughts],
-    )
-    with torch.inference_mode():
-        # The last token is the end of the turn; what stands before it foretells the answer.
-        best = model.model(**given).logits[:, -2].argmax(-1)
-    return [model.processor.tokenizer.decode([token]).strip() for token in best.tolist()]

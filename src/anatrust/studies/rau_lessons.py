@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anatrust.reference.pairs import Pair, Sample, draw_pairs
 from anatrust.studies.nano_lessons import matched_patches
-from anatrust.studies.nano_probes import asked_together, changed_thoughts, told_by_patches
+from anatrust.studies.nano_probes import asked_together, told_by_patches
 from anatrust.studies.nano_training import (
     QUICK,
     SCHOOLED,
@@ -18,14 +18,12 @@ from anatrust.studies.nano_training import (
     UNSEEN,
     Change,
     Plan,
-    ask,
     changed,
     patients_asked,
     questions,
     schooled,
-    taught,
 )
-from anatrust.studies.rau_lessons_summary import draw_figures, make_tables, summarise
+from anatrust.studies.rau_lessons_summary import make_tables, summarise
 from anatrust.studies.rau_nano import NEEDS, place
 from anatrust.studies.study import Cell, Context, Study
 
@@ -48,6 +46,7 @@ def _cells(context: Context) -> list[Cell]:
             for look in _LOOKS
             for change in changes
         ),
+        *(Cell(f"together/{look}", {"stage": "together", "look": look}, (), _NEEDS) for look in _LOOKS),
     ]
 
 
@@ -58,28 +57,16 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     folder, stage = place(plan), cell.parameters["stage"]
     folder.mkdir(parents=True, exist_ok=True)
     learnt = schooled(folder, plan, context.seed)
-    if stage in ("matched", "patches"):
-        model = VisionLanguageModel.load(learnt)
-        if stage == "matched":
-            told = json.loads((learnt / "told.json").read_text(encoding="utf-8"))
-            figures = {"seconds": round(told["seconds"], 1), "steps": told["steps"]}
-            return figures | {"matched": _matched(model, plan), "parameters": _size(model)}
-        look, change = cell.parameters["look"], cell.parameters["change"]
-        asked = questions(_LOOKS[look], plan.tested, 7, plan, hidden=1.0, change=change)
-        return {"answers": told_by_patches(model, asked)}
-    start, told = taught(folder, plan, context.seed)
-    model = VisionLanguageModel.load(start)
-    if stage == "probes":
-        return _probes(model, plan)
-    if stage == "control":
-        asked = questions(SEEN, plan.tested, 7, plan, hidden=1.0, change=cell.parameters["change"])
-        return {"answers": ask(model, asked)}
-    answers = {
-        f"{look}, {legend}": ask(model, questions(looks, plan.tested, 7, plan, hidden=share))
-        for look, looks in _LOOKS.items()
-        for legend, share in (("names", 0.0), ("numbers", 1.0))
-    }
-    return {"answers": answers, "curve": told["curve"], "seconds": round(told["seconds"], 1), "steps": told["steps"]}
+    model = VisionLanguageModel.load(learnt)
+    if stage == "matched":
+        told = json.loads((learnt / "told.json").read_text(encoding="utf-8"))
+        figures = {"seconds": round(told["seconds"], 1), "steps": told["steps"]}
+        return figures | {"matched": _matched(model, plan), "parameters": _size(model)}
+    looks = _LOOKS[cell.parameters["look"]]
+    if stage == "together":
+        return {"regions": asked_together(model, looks, max(2, plan.tested // 4), 17, plan)}
+    asked = questions(looks, plan.tested, 7, plan, hidden=1.0, change=cell.parameters["change"])
+    return {"answers": told_by_patches(model, asked)}
 
 
 def _size(model: VisionLanguageModel) -> int:
@@ -101,16 +88,6 @@ def _changed(pair: Pair, sample: Sample, *, change: Change) -> Sample:
     return changed(pair, sample, change)
 
 
-def _probes(model: VisionLanguageModel, plan: Plan) -> Mapping[str, Any]:
-    return {
-        look: {
-            "together": asked_together(model, looks, max(2, plan.tested // 6), 17, plan),
-            "thoughts": changed_thoughts(model, questions(looks, plan.tested // 2, 7, plan, hidden=1.0)),
-        }
-        for look, looks in _LOOKS.items()
-    }
-
-
 STUDY = Study(
     name="rau-lessons",
     question="Does a small model that was taught where to look read a region's number from its reference?",
@@ -118,5 +95,4 @@ STUDY = Study(
     run=_run,
     summarise=summarise,
     tables=make_tables,
-    figures=draw_figures,
 )

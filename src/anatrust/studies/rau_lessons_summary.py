@@ -1,4 +1,4 @@
-"""What `rau-lessons` found: numbers told by patches and in words, controls, transport, changed thoughts."""
+"""What `rau-lessons` found: numbers told by patches, controls, what transport adds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["draw_figures", "make_tables", "summarise"]
+__all__ = ["make_tables", "summarise"]
 
-_KINDS = ("seen, names", "seen, numbers", "unseen, names", "unseen, numbers")
 _WORDS = {"none": "another patient", "shuffled": "shuffled legend"}
 _WAYS = ("answer", "boxes", "both")
 
@@ -22,21 +21,19 @@ _WAYS = ("answer", "boxes", "both")
 def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
     """The numbers that are quoted."""
     controls = {
-        key: _control(r["answers"], context.seed)
+        key.removeprefix("patches/"): _control(r["answers"], context.seed)
         for key, r in results.items()
-        if key.startswith(("patches/", "words/"))
+        if key.startswith("patches/")
     }
-    words = results.get("words", {})
-    probes = results.get("probes", {})
     summary = {
         "lessons": results.get("matched", {}),
         "controls": controls,
         "organs": _organs(results),
-        "words": {kind: _rate(rows, "right", context.seed) for kind, rows in words.get("answers", {}).items()},
-        "curve": words.get("curve", []),
-        "cost": {k: words[k] for k in ("seconds", "steps") if k in words},
-        "together": {look: _together(own["together"], context.seed) for look, own in probes.items()},
-        "thoughts": {look: own["thoughts"] for look, own in probes.items()},
+        "together": {
+            key.removeprefix("together/"): _together(r["regions"], context.seed)
+            for key, r in results.items()
+            if key.startswith("together/")
+        },
     }
     return summary | {"targets": _targets(controls)}
 
@@ -91,7 +88,7 @@ def _together(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
 def _targets(controls: Mapping[str, Any]) -> list[dict[str, Any]]:
     targets = []
     for look in ("seen", "unseen"):
-        plain = controls.get(f"patches/{look}/none")
+        plain = controls.get(f"{look}/none")
         if plain is None:
             continue
         least = allowance(plain["chance"], plain["accuracy"]["n"])
@@ -103,7 +100,7 @@ def _targets(controls: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
         for change in ("blank", "shuffled"):
-            r = controls.get(f"patches/{look}/{change}")
+            r = controls.get(f"{look}/{change}")
             if r is not None:
                 most = allowance(r["chance"], r["accuracy"]["n"])
                 # Falling to chance shows something only where accuracy was above it.
@@ -119,17 +116,16 @@ def _targets(controls: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
-    """Patches, controls, organs, words, transport, thoughts, targets."""
+    """Patches, controls, organs, transport, targets."""
     s = result["summary"]
     matched = s["lessons"].get("matched", {})
     references = list(next(iter(matched.values()), {}))
     controls = [
         [
-            f"{'patches' if key.startswith('patches') else 'words'}, {look} look: {_WORDS.get(change, change)}",
+            f"{key.split('/')[0]} look: {_WORDS.get(key.split('/')[1], key.split('/')[1])}",
             r["accuracy"]["n"], _with_interval(r["accuracy"]), f"{r['shown']['rate']:.2f}", f"{r['chance']:.2f}",
         ]
         for key, r in s["controls"].items()
-        for look, change in [key.split("/")[1:] if key.startswith("patches/") else ("seen", key.split("/")[1])]
     ]  # fmt: skip
     together = [
         [
@@ -139,36 +135,21 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         ]
         for look, r in s["together"].items()
     ]  # fmt: skip
-    thoughts = [
-        [f"{look} look", r["n"], *(f"{r[field]:.2f}" for field in ("relational", "stated", "swapped", "renamed"))]
-        for look, r in s["thoughts"].items()
-    ]
     return {
         "matched": markdown_table(
             ["patches told rightly", *(_WORDS.get(name, name) for name in references)],
             [[f"{look} look", *(f"{own[name]:.2f}" for name in references)] for look, own in matched.items()],
         ),
         "controls": markdown_table(
-            ["told by; reference", "n", "accuracy", "as the tints say", "chance"], controls
+            ["target; reference", "n", "accuracy", "as the tints say", "chance"], controls
         ),
         "organs": markdown_table(
             ["told by patches", "seen looks", "unseen look"],
             [[name, f"{r.get('seen', 0.0):.2f}", f"{r.get('unseen', 0.0):.2f}"] for name, r in s["organs"].items()],
         ),
-        "words": markdown_table(
-            ["after supervised training", *_KINDS],
-            [["in words", *(_with_interval(s["words"][kind]) for kind in _KINDS if kind in s["words"])]],
-        ),
         "together": markdown_table(
             ["", "n", "answers alone", "boxes alone", "answers and transport", "gain", "tubes: the same three"],
             together,
-        ),
-        "thoughts": markdown_table(
-            [
-                "", "n", "words that say a relation", "region thought of is answered",
-                "answer changes when relations are turned round", "answer follows another number",
-            ],
-            thoughts,
         ),
         "targets": markdown_table(
             ["target", "observed", "met"],
@@ -186,13 +167,3 @@ def _with_interval(rate: Mapping[str, Any]) -> str:
 
 def _interval(found: Mapping[str, Any]) -> str:
     return f"[{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]" if "interval" in found else ""
-
-
-def draw_figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The learning curve of supervised training after lessons."""
-    curve = result["summary"]["curve"]
-    if not curve:
-        return {}
-    lines = {kind: {"x": [p["step"] for p in curve], "y": [p[kind] for p in curve]} for kind in _KINDS}
-    panel = {"title": "supervised training after lessons: unseen patients", "lines": lines}
-    return {"curve": {"panels": [panel], "xlabel": "steps", "ylabel": "regions named rightly"}}
