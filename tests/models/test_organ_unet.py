@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from anatrust.errors import FormatError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.orientation import canonical
-from anatrust.image.volumes import Scan
+from anatrust.image.volumes import ProbabilityMap, Scan
 from anatrust.models.organ_unet import ORGAN_CLASSES, OrganCard, organ_card
 from anatrust.models.organ_unet_synthesis import (
     AnatomyCase,
@@ -25,7 +25,7 @@ from anatrust.models.organ_unet_synthesis import (
 torch = pytest.importorskip("torch")
 
 from anatrust.models.anchors.organ_unet import OrganUNetAnchors  # noqa: E402
-from anatrust.models.organ_unet import OrganModel, embedded_organ_model, on_sides  # noqa: E402
+from anatrust.models.organ_unet import OrganModel, embedded_organ_model, label_organs, on_sides  # noqa: E402
 from anatrust.models.organ_unet_training import OrganRecipe, partial_loss, train_organ_unet  # noqa: E402
 from anatrust.models.unet import UNet, UNetConfig  # noqa: E402
 
@@ -178,6 +178,26 @@ def test_organs_lie_on_the_scans_grid_however_it_is_stored():
         array = np.flip(straight.array.transpose(order), 0)
         other = tiny().organs(Scan(array, Grid(array.shape, affine)))
         assert np.array_equal(canonical(other.array, other.grid)[0], labels.array)
+
+
+def test_wanted_organs_are_labelled_as_among_all():
+    """Two round organs that touch, on a coarse grid and on a finer one whose axes run otherwise."""
+    coarse = Grid((14, 13, 12), np.diag([10.0, 10.0, 10.0, 1.0]))
+    x, y, z = np.indices(coarse.shape)
+    shares = np.full((len(ORGAN_CLASSES), *coarse.shape), 1e-3, np.float32)
+    for number, centre, width in ((1, (5, 6, 6), 2.5), (2, (9, 6, 6), 1.5)):
+        shares[number] = np.exp(-sum((v - c) ** 2 for v, c in zip((x, y, z), centre, strict=True)) / 2 / width**2)
+    shares[0] = 0.4
+    shares /= shares.sum(axis=0)
+    affine = np.array([[0.0, -3.0, 0, 130], [4.0, 0, 0, 5], [0, 0, 3.5, -4], [0, 0, 0, 1]])
+    fine = Grid((30, 44, 35), affine)
+    seen = ProbabilityMap(shares, coarse, ORGAN_CLASSES)
+    whole = label_organs(seen, fine)
+    assert whole.labels() == (1, 2)
+    for number in whole.labels():
+        alone = label_organs(seen, fine, [ORGAN_CLASSES[number]])
+        assert np.array_equal(alone.array, np.where(whole.array == number, number, 0))
+    assert not label_organs(seen, fine, ["aorta"]).array.any()
 
 
 def test_what_cannot_hold_organs_is_refused_or_missing():

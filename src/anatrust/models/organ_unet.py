@@ -17,6 +17,7 @@ import numpy.typing as npt
 from anatrust.errors import FormatError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.orientation import canonical, restore
+from anatrust.image.region import Region, bounding_box, crop_grid
 from anatrust.image.resample import resample_probabilities, resample_scan
 from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.models.organ_unet_synthesis import even_intensities
@@ -234,24 +235,49 @@ def _agreement(first: npt.NDArray[np.intp], second: npt.NDArray[np.intp]) -> dic
     return found
 
 
-def label_organs(shares: ProbabilityMap, grid: Grid) -> LabelMap:
+def label_organs(shares: ProbabilityMap, grid: Grid, wanted: Sequence[str] | None = None) -> LabelMap:
     """The most probable class of every voxel of a finer grid; one class at a time is brought there.
 
-    Pieces smaller than a fifth of an organ's largest are dropped.
+    Pieces smaller than a fifth of an organ's largest are dropped. Where only some organs are
+    ``wanted`` nothing else is labelled, and only the boxes they lie in are looked at.
     """
-    best = np.zeros(grid.shape, dtype=np.float32)
-    labels = np.zeros(grid.shape, dtype=np.uint8)
     winner = shares.array.argmax(axis=0)
-    for number, name in enumerate(shares.classes):
-        share = shares.array[number]
-        if number:
-            share = np.where(_specks(winner == number), 0, share).astype(np.float32)
-        # Outside the coarse grid there is nothing, so background wins there by being first.
-        fine = resample_probabilities(ProbabilityMap(share[None], shares.grid, (name,)), grid).array[0]
-        wins = fine > best
-        best[wins] = fine[wins]
-        labels[wins] = number
+    labels = np.zeros(grid.shape, dtype=np.uint8)
+    clean = [
+        np.where(_specks(winner == number), 0, share).astype(np.float32) if number else share
+        for number, share in enumerate(shares.array)
+    ]
+    places: dict[int, Region | None] = {0: Region.whole(grid.shape)}
+    if wanted is not None:
+        numbers = [shares.classes.index(name) for name in wanted]
+        places = {number: _place_of(winner == number, shares.grid, grid) for number in numbers}
+    for wanted_number, place in places.items():
+        if place is None:
+            continue
+        crop = crop_grid(grid, place)
+        best = np.zeros(crop.shape, dtype=np.float32)
+        found = np.zeros(crop.shape, dtype=np.uint8)
+        for number, share in enumerate(clean):
+            # Outside the coarse grid there is nothing, so background wins there by being first.
+            fine = resample_probabilities(ProbabilityMap(share[None], shares.grid, ("share",)), crop).array[0]
+            wins = fine > best
+            best[wins] = fine[wins]
+            found[wins] = number
+        mine = found == wanted_number if wanted_number else found > 0
+        labels[place.slices][mine] = found[mine]
     return LabelMap(labels, grid, dict(enumerate(shares.classes[1:], start=1)))
+
+
+def _place_of(mask: npt.NDArray[np.bool_], coarse: Grid, fine: Grid) -> Region | None:
+    """Where in the fine grid a coarse voxel of the mask may be felt; None where the mask is empty."""
+    box = bounding_box(mask)
+    if box is None:
+        return None
+    corners = np.array(np.meshgrid(*[(edge.start - 1, edge.stop) for edge in box])).reshape(len(box), -1).T
+    index = fine.to_index(coarse.to_world(corners))
+    low = np.clip(np.floor(index.min(axis=0)), 0, np.array(fine.shape) - 1).astype(int)
+    high = np.clip(np.ceil(index.max(axis=0)) + 1, low + 1, fine.shape).astype(int)
+    return Region(tuple(low.tolist()), tuple(high.tolist()))
 
 
 def _specks(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -272,7 +298,7 @@ def _coarse(scan: Scan) -> Scan:
     """The scan in canonical order on a grid of 10 mm, smoothed first where voxels are much finer."""
     from scipy import ndimage
 
-    array, grid = canonical(scan.array, scan.grid)
+    array, grid = _thinned(*canonical(scan.array, scan.grid))
     # Half the new voxel, as a camera's pixel would average; nothing where voxels are as coarse already.
     blur = [max(0.0, 0.35 * (_SPACING / step - 1)) for step in grid.spacing]
     smooth = ndimage.gaussian_filter(array.astype(np.float32), blur, mode="nearest", truncate=3)
@@ -282,6 +308,19 @@ def _coarse(scan: Scan) -> Scan:
     change[:3, 3] = (factor - 1) / 2
     target = Grid(shape, grid.affine @ change)
     return resample_scan(Scan(smooth, grid), target)
+
+
+def _thinned(array: npt.NDArray[np.generic], grid: Grid) -> tuple[npt.NDArray[np.generic], Grid]:
+    """Means of blocks of up to a quarter of the new voxel: smoothing fine voxels one by one takes seconds."""
+    sizes = tuple(max(1, min(n, int(_SPACING / 4 / step))) for n, step in zip(grid.shape, grid.spacing, strict=True))
+    if max(sizes) == 1:
+        return array, grid
+    whole = tuple(n // size for n, size in zip(grid.shape, sizes, strict=True))
+    blocks = array[tuple(slice(0, n * size) for n, size in zip(whole, sizes, strict=True))]
+    blocks = blocks.reshape([v for n, size in zip(whole, sizes, strict=True) for v in (n, size)])
+    change = np.diag([*(float(size) for size in sizes), 1.0])
+    change[:3, 3] = (np.array(sizes) - 1) / 2
+    return blocks.mean(axis=(1, 3, 5), dtype=np.float32), Grid(whole, grid.affine @ change)
 
 
 @lru_cache(maxsize=2)

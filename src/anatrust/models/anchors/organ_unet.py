@@ -115,7 +115,11 @@ class OrganUNetAnchors:
         # The chain asks again for stand-ins; the answer for the last scan is kept.
         if self._seen is None or self._seen[0] is not scan:
             sight = self.model.look(scan)
-            self._seen = scan, label_organs(sight.shares, scan.grid), sight
+            wanted = list(self.card.offered)
+            if {"kidneys", "lungs"} & set(wanted):
+                # Their sides are told by the middle of the body.
+                wanted += [organ for organ in ("spine", "aorta") if organ not in wanted]
+            self._seen = scan, label_organs(sight.shares, scan.grid, wanted), sight
 
     def _one(self, scan: Scan, structure: str) -> Anchor:
         if structure not in _STRUCTURES:
