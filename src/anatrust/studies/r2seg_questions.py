@@ -1,4 +1,4 @@
-"""Study `r2seg-questions`: thresholds by size, anchors that are off, normal tissue that is not normal."""
+"""Study `r2seg-questions`: thresholds by size and contrast, anchors that are off, tissue that is not normal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from anatrust.studies.r2seg_numbers import numbers, row
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["REMEDIES", "STUDY", "adjusted_by_size", "contaminated"]
+__all__ = ["REMEDIES", "STUDY", "adjusted_by_class", "contaminated"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -34,18 +34,23 @@ _SEGMENTER = "pixels, rest taught more"
 _FULL = JUDGES["gates + cohort"]
 _ALPHA = 0.10
 _HEALTHY, _TEST = 29, 16
+# Thresholds by class are learnt from half of the healthy patients, so that more are needed.
+_MANY_HEALTHY, _MANY_TEST = 79, 100
 _SHOWN = ("clear lesions", "lesions", "any kept", "false a scan")
 _CONTAMINATION = (0.0, 0.1, 0.2, 0.4)
 _OFF = ("true organ", "shifted 20 mm", "dilated 20 mm")
 _BINS = {"< 10 mm": (0.0, 10.0), "10–16 mm": (10.0, 16.0), "≥ 16 mm": (16.0, 1e9)}
 # mm³: below a ball of 8 mm, of 12 mm, above.
 _SIZES = (270.0, 900.0)
+# Standard deviations of the organ.
+_CONTRASTS = (-2.5, -1.0, 1.0, 2.5)
+_CLASSES = (len(_SIZES) + 1) * (len(_CONTRASTS) + 1)
 
 REMEDIES: Mapping[str, TissueSettings] = {
-    "plain": TissueSettings(),
+    "plain": TissueSettings(reference="plain"),
     "trimmed by 40 %": TissueSettings(reference="trimmed", trim=0.4),
     "mixture": TissueSettings(reference="mixture"),
-    "rim of 8 mm": TissueSettings(rim=8.0),
+    "rim of 8 mm": TissueSettings(reference="plain", rim=8.0),
 }
 """Ways to choose the normal tissue."""
 
@@ -59,7 +64,7 @@ def _cells(context: Context) -> list[Cell]:
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     if cell.parameters["question"] == "sizes":
-        return _by_size(context)
+        return _by_class(context)
     return _with_tissue(cell.parameters["remedy"], context)
 
 
@@ -86,9 +91,10 @@ def _given(case: R2Case, anchor: str) -> Mask:
 
 
 @lru_cache(maxsize=8)
-def _proposals(part: str, anchor: str, context: Context) -> tuple[tuple[R2Case, Proposal], ...]:
+def _proposals(part: str, anchor: str, context: Context, *, many: bool = False) -> tuple[tuple[R2Case, Proposal], ...]:
     model = segmenter(_SEGMENTER, _WORLD, context)
-    limit = {"healthy": _HEALTHY, "test": 4 if context.quick else _TEST}[part]
+    healthy, test = (_MANY_HEALTHY, _MANY_TEST) if many else (_HEALTHY, _TEST)
+    limit = healthy if part == "healthy" else 4 if context.quick else test
     return tuple(
         (case, proposal(case, _WORLD, model, settings=VARIANTS["regions"], organ=_given(case, anchor)))
         for patient in cases(_WORLD, part, context, limit=limit)
@@ -125,11 +131,12 @@ def _with_tissue(remedy: str, context: Context) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """What passed the gates in one scan: score and volume of each, and which lesion it hits (0: none)."""
+    """What passed the gates in one scan: score and class of each by way, and which lesion it hits (0: none)."""
 
     case: R2Case
     score: npt.NDArray[np.float64]
-    volume: npt.NDArray[np.float64]
+    size: npt.NDArray[np.intp]
+    contrast: npt.NDArray[np.intp]
     lesion: npt.NDArray[np.intp]
 
 
@@ -141,21 +148,40 @@ def _scored(case: R2Case, made: Proposal) -> _Scored:
     scores = candidate_scores(case.scan, made.labels, tissue, settings, probabilities=made.probabilities)
     components = judge(case, made, tissue, JUDGES["segmenter alone"]).components
     hit = [int(case.truth.ravel()[voxels].max(initial=0)) for voxels in components.voxels]
-    sizes = [len(voxels) * case.scan.grid.voxel_volume for voxels in components.voxels]
-    return _Scored(case, scores, np.array(sizes, dtype=np.float64), np.array(hit, dtype=np.intp))
+    sizes = np.array([len(voxels) * case.scan.grid.voxel_volume for voxels in components.voxels])
+    normal = case.scan.array[(tissue.array > 0) & (made.labels.array == 0)].astype(np.float64)
+    means = np.array([c.mean_intensity for c in components.candidates])
+    contrasts = (means - normal.mean()) / normal.std()
+    classes = np.digitize(sizes, _SIZES), np.digitize(contrasts, _CONTRASTS)
+    return _Scored(case, scores, *classes, np.array(hit, dtype=np.intp))
 
 
-def _by_size(context: Context) -> Mapping[str, Any]:
-    """One score for all sizes, against scores divided by what other healthy patients' candidates of the size reach."""
-    healthy = [_scored(case, made) for case, made in _proposals("healthy", "true organ", context)]
-    tested = [_scored(case, made) for case, made in _proposals("test", "true organ", context)]
+def _both(scored: _Scored) -> npt.NDArray[np.intp]:
+    return scored.size * (len(_CONTRASTS) + 1) + scored.contrast
+
+
+def _by_class(context: Context) -> Mapping[str, Any]:
+    """One score for all, against scores divided by what other healthy patients' candidates of the class reach."""
+    healthy = [_scored(*pair) for pair in _proposals("healthy", "true organ", context, many=True)]
+    tested = [_scored(*pair) for pair in _proposals("test", "true organ", context, many=True)]
     others, rest = healthy[: len(healthy) // 2], healthy[len(healthy) // 2 :]
-    by_size = adjusted_by_size(np.concatenate([s.volume for s in others]), np.concatenate([s.score for s in others]))
     ways: dict[str, tuple[Sequence[_Scored], Callable[[_Scored], npt.NDArray[np.float64]]]] = {
         "one score": (healthy, lambda s: s.score),
         "one score, half of the patients": (rest, lambda s: s.score),
-        "by size, learnt from the other half": (rest, lambda s: by_size(s.volume, s.score)),
     }
+    kinds: dict[str, Callable[[_Scored], npt.NDArray[np.intp]]] = {
+        "size": lambda s: s.size,
+        "contrast": lambda s: s.contrast,
+        "size and contrast": _both,
+    }
+    for name, kind in kinds.items():
+        adjusted = adjusted_by_class(
+            np.concatenate([kind(s) for s in others]), np.concatenate([s.score for s in others])
+        )
+        ways[f"by {name}, learnt from the other half"] = (
+            rest,
+            lambda s, kind=kind, adjusted=adjusted: adjusted(kind(s), s.score),  # type: ignore[misc]
+        )
     found: dict[str, Any] = {}
     for name, (ranked, score) in ways.items():
         null = CohortNull(tuple(v[np.isfinite(v)] for v in map(score, ranked)))
@@ -163,21 +189,21 @@ def _by_size(context: Context) -> Mapping[str, Any]:
     return found
 
 
-def adjusted_by_size(
-    volumes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
-) -> Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
-    """From volume (mm³) and score to the score over the 90 % quantile of healthy candidates of that class of size.
+def adjusted_by_class(
+    classes: npt.NDArray[np.intp], scores: npt.NDArray[np.float64]
+) -> Callable[[npt.NDArray[np.intp], npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    """From class and score to the score over the 90 % quantile of healthy candidates of that class.
 
     Learnt once and for all from some healthy candidates; small classes keep the quantile of all.
     """
     good = np.isfinite(scores)
     floor = max(float(np.quantile(scores[good], 0.9)) if good.any() else 1.0, 1e-6)
-    sizes = np.digitize(volumes, _SIZES)
-    scale = []
-    for k in range(len(_SIZES) + 1):
-        mine = scores[(sizes == k) & good]
-        scale.append(max(float(np.quantile(mine, 0.9)), 0.1 * floor) if len(mine) >= 10 else floor)
-    return lambda volume, score: score / np.array(scale)[np.digitize(volume, _SIZES)]
+    scale = np.full(max(int(classes.max(initial=0)) + 1, _CLASSES), floor)
+    for k in np.unique(classes[good]):
+        mine = scores[(classes == k) & good]
+        if len(mine) >= 10:
+            scale[k] = max(float(np.quantile(mine, 0.9)), 0.1 * floor)
+    return lambda kind, score: score / scale[kind]
 
 
 def _numbers_of(
@@ -234,7 +260,7 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
 
 STUDY = Study(
     name="r2seg-questions",
-    question="Do thresholds by size, other references or robust anchors help where R²Seg is weak?",
+    question="Do thresholds by size and contrast, other references or robust anchors help where R²Seg is weak?",
     cells=_cells,
     run=_run,
     summarise=_summarise,
