@@ -20,7 +20,7 @@ from anatrust.studies.phantom import phantom_scan
 from anatrust.studies.study import Context
 from anatrust.studies.tissues import SOURCES, TissueSample, cardiac_patients, hippocampus_patients
 
-__all__ = ["WORLDS", "R2Case", "World", "cases", "disguised", "like_t2"]
+__all__ = ["WORLDS", "R2Case", "World", "cases", "disguised", "further_teachers", "like_t2"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -86,6 +86,8 @@ WORLDS: dict[str, World] = {
 """The populations; those of real scans have as many patients as there are."""
 
 _QUICK = {"teach": 2, "healthy": 9, "test": 4, "adapt": 2}
+# Phantoms are numbered; those from here on are in no part.
+_FURTHER = 5000
 _PARTS = ("teach", "healthy", "test", "adapt")
 
 
@@ -117,6 +119,11 @@ def cases(world: str, part: str, context: Context, *, limit: int | None = None) 
                 raise InputError(f"{world} has only {len(samples)} patients")
             made = [_planted(s, chosen, ill, np.random.default_rng([context.seed, k, n, 17])) for n, s in samples[k]]
             yield [replace(c, scan=like_t2(c.scan, k)) for c in made] if world == "hippocampus-t2" else made
+
+
+def further_teachers(world: str, count: int, context: Context) -> Iterator[R2Case]:
+    """Phantoms with lesions that are in no part of any population."""
+    yield from (_phantom(world, _FURTHER + k, True, context) for k in range(2 if context.quick else count))
 
 
 @lru_cache(maxsize=600)
