@@ -45,6 +45,7 @@ _STUDIES = {
     "rau-priors": "anatrust.studies.rau_priors",
     "rau-references": "anatrust.studies.rau_references",
     "rau-registration": "anatrust.studies.rau_registration",
+    "rau-tubes": "anatrust.studies.rau_tubes",
     "rau-volume": "anatrust.studies.rau_volume",
     "rau-warp": "anatrust.studies.rau_warp",
     "real-tumours": "anatrust.studies.real_tumours",
