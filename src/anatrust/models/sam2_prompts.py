@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.errors import InputError, MissingExtraError
+from anatrust.errors import InputError
 
 __all__ = ["Sam2Prompter"]
 
@@ -47,15 +47,10 @@ class Sam2Prompter:
         InputError, FormatError
             As in :func:`anatrust.models.encoders.weights.find_weights`.
         """
-        try:
-            from transformers import Sam2Model
-        except ImportError:
-            raise MissingExtraError("transformers", "deep", "SAM 2") from None
-        from anatrust.models.encoders.weights import find_weights, load_frozen
-        from anatrust.models.segmenters.digest import folder_digest
+        from anatrust.models.encoders.weights import load_named
 
-        found = find_weights(source, ("sam2", "sam2_video"), revision)
-        return cls(load_frozen(Sam2Model, found), f"sam2(sha256={folder_digest(found.folder, '*.safetensors')})")
+        model, digest = load_named("Sam2Model", source, ("sam2", "sam2_video"), revision)
+        return cls(model, f"sam2(sha256={digest})")
 
     def draw(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.errors import InputError, MissingExtraError
+from anatrust.errors import InputError
 
 __all__ = ["SegGpt"]
 
@@ -47,16 +47,10 @@ class SegGpt:
         InputError, FormatError
             As in :func:`anatrust.models.encoders.weights.find_weights`.
         """
-        try:
-            from transformers import SegGptForImageSegmentation
-        except ImportError:
-            raise MissingExtraError("transformers", "deep", "SegGPT") from None
-        from anatrust.models.encoders.weights import find_weights, load_frozen
-        from anatrust.models.segmenters.digest import folder_digest
+        from anatrust.models.encoders.weights import load_named
 
-        found = find_weights(source, ("seggpt",), revision)
-        digest = folder_digest(found.folder, "*.safetensors")
-        return cls(load_frozen(SegGptForImageSegmentation, found), f"seggpt(sha256={digest})")
+        model, digest = load_named("SegGptForImageSegmentation", source, ("seggpt",), revision)
+        return cls(model, f"seggpt(sha256={digest})")
 
     def draw(self, target: Floats, prompt: Floats, masks: npt.NDArray[np.bool_]) -> Floats:
         """How much each place of the target looks like what each mask shows in the prompt.

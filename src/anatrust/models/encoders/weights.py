@@ -11,7 +11,7 @@ from typing import Any
 
 from anatrust.errors import FormatError, InputError, MissingExtraError
 
-__all__ = ["FoundWeights", "find_weights", "load_frozen"]
+__all__ = ["FoundWeights", "find_weights", "load_frozen", "load_named"]
 
 _LARGEST_CONFIG = 2**20
 
@@ -120,6 +120,28 @@ def load_frozen(model_class: Any, found: FoundWeights) -> Any:
             f"{found.folder.name} lacks {len(absent)} weights ({', '.join(absent[:3])}): it is another model or damaged"
         )
     return model.float().eval().requires_grad_(False)
+
+
+def load_named(
+    model_class: str, source: str | Path, model_types: Sequence[str], revision: str | None = None
+) -> tuple[Any, str]:
+    """A frozen model of transformers by the name of its class, and the SHA-256 of its weights.
+
+    Raises
+    ------
+    MissingExtraError
+        If transformers is not installed.
+    InputError, FormatError
+        As in :func:`find_weights` and :func:`load_frozen`.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtraError("transformers", "deep", model_class) from None
+    from anatrust.models.segmenters.digest import folder_digest
+
+    found = find_weights(source, model_types, revision)
+    return load_frozen(getattr(transformers, model_class), found), folder_digest(found.folder, "*.safetensors")
 
 
 @contextlib.contextmanager

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from anatrust.models.encoders.weights import find_weights, load_frozen
+from anatrust.models.encoders.weights import load_named
 from anatrust.models.segmentation import Capabilities, Prompt
-from anatrust.models.segmenters.digest import folder_digest
 from anatrust.models.segmenters.slices import SliceSegmenter
 
 __all__ = ["Sam2Segmenter", "load"]
@@ -57,8 +56,6 @@ class Sam2Segmenter(SliceSegmenter):
 
 def load(weights: Path | None, device: str) -> Sam2Segmenter:
     """From a folder with ``config.json`` and safetensors, or a name in the local Hugging Face cache."""
-    from transformers import Sam2Model
-
     assert weights is not None
-    found = find_weights(weights, ("sam2", "sam2_video"))
-    return Sam2Segmenter(load_frozen(Sam2Model, found), folder_digest(found.folder, "*.safetensors"), device=device)
+    model, digest = load_named("Sam2Model", weights, ("sam2", "sam2_video"))
+    return Sam2Segmenter(model, digest, device=device)
