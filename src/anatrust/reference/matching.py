@@ -103,8 +103,7 @@ def match_cells(target: Cells, reference: Cells) -> Matches:
     matrix: npt.NDArray[np.float64] = np.eye(axes, axes + 1)
     for reach in _ROUNDS:
         expected = target.centres @ matrix[:, :axes].T.astype(np.float32) + matrix[:, axes].astype(np.float32)
-        apart = ((expected[:, None] - reference.centres[None]) ** 2).sum(axis=-1)
-        score = alike - _PULL * apart / reach**2
+        score = alike - _apart(expected, reference.centres) * np.float32(_PULL / reach**2)
         there, back = score.argmax(axis=1), score.argmax(axis=0)
         mutual = back[there] == np.arange(len(there))
         matrix = _affine(target.centres[mutual], reference.centres[there[mutual]], alike[mutual, there[mutual]])
@@ -114,6 +113,13 @@ def match_cells(target: Cells, reference: Cells) -> Matches:
     weights /= weights.sum(axis=1, keepdims=True)
     likeness = alike[np.arange(len(there)), there]
     return Matches(order, weights.astype(np.float32), likeness, mutual, matrix)
+
+
+def _apart(places: Floats, others: Floats) -> Floats:
+    """Squared distances ``(places, others)``, by one product of matrices."""
+    one = np.c_[-2.0 * places, np.ones(len(places)), (places.astype(np.float64) ** 2).sum(axis=1)]
+    two = np.c_[others, (others.astype(np.float64) ** 2).sum(axis=1), np.ones(len(others))]
+    return np.asarray(one @ two.T, dtype=np.float32)
 
 
 def label_shares(labels: LabelMap, numbers: tuple[int, ...]) -> Floats:

@@ -36,7 +36,7 @@ _GAINS = {
     "correspondence, adaptive": "correspondence, fixed",
     _AGAIN: "correspondence, fixed",
 }
-_PATIENTS = 8
+_PATIENTS = 4
 
 
 def _cells(context: Context) -> list[Cell]:
