@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,19 +67,33 @@ class Comparison:
 
         Of all of the tissue: what trimming leaves varies less than tissue does.
         """
-        normal = self.case.scan.array[self.tissue.box][self.normal | self.dropped].astype(np.float64)
-        if normal.size < 2:
+        if self._whole is None:
             return None
+        mean, deviation = self._whole
         inside = self.case.components.candidates[position].mean_intensity
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            contrast = float((inside - normal.mean()) / normal.std())
+            contrast = float((inside - mean) / deviation)
         return contrast if np.isfinite(contrast) else None
+
+    @cached_property
+    def _whole(self) -> tuple[np.float64, np.float64] | None:
+        """Mean and standard deviation of all of the normal tissue, the same for every candidate; None without it."""
+        values = self.case.scan.array[self.tissue.box][self.normal | self.dropped].astype(np.float64)
+        if values.size < 2:
+            return None
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.mean(), values.std()
+
+    @cached_property
+    def _sound(self) -> tuple[int, bool]:
+        """Voxels of the reference, and whether the features of the tissue are finite."""
+        return int(np.count_nonzero(self.normal)), bool(np.isfinite(self.features[self.domain(())]).all())
 
     def refusal(self, position: int) -> str | None:
         """Why no test of this candidate can be made, or None."""
         own = self.case.components.candidates[position].voxels
         least = self.case.settings.tissue.min_voxels
-        count = int(np.count_nonzero(self.normal))
+        count, finite = self._sound
         if own < 2:
             return "it has 1 voxel, and a comparison needs at least 2"
         if count < least:
@@ -86,7 +101,7 @@ class Comparison:
                 f"its normal tissue ({self.tissue.description}) has {count} voxels left beside the candidates,"
                 f" and a comparison needs {least}"
             )
-        if not np.isfinite(self.features[self.domain((position,))]).all():
+        if not (finite and np.isfinite(self.features[self.candidate(position)]).all()):
             return "its features are not finite numbers (grey values too large to square)"
         return None
 
