@@ -9,6 +9,7 @@ from scipy.stats import entropy
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import Mask, ProbabilityMap, Scan
+from anatrust.ood import mask_features
 from anatrust.ood.certainty import CERTAINTY_LEVELS, certainty
 from anatrust.ood.crops import NoPrediction
 from anatrust.ood.features import ScanFeatures
@@ -18,7 +19,7 @@ GRID = Grid((40, 36, 30), np.diag([1.0, 1.0, 1.0, 1.0]))
 
 
 def ball(centre: tuple[int, int, int] = (20, 18, 15), radius: float = 6.0) -> np.ndarray:
-    places = np.stack(np.indices(GRID.shape), axis=-1) - np.array(centre)
+    places = np.moveaxis(np.indices(GRID.shape), 0, -1) - np.array(centre)
     return np.asarray((places**2).sum(axis=-1) < radius**2)
 
 
@@ -46,7 +47,9 @@ def test_intensity_inside_and_in_the_rim_is_what_numpy_says() -> None:
     inside = scaled[mask]
     expected = [inside.mean(), inside.std(), inside.max(), inside.min()]
     np.testing.assert_allclose(found["intensity, inside"], expected, atol=1e-5)
-    apart = np.sqrt(((np.stack(np.indices(GRID.shape), -1)[:, :, :, None] - np.argwhere(mask)) ** 2).sum(-1)).min(-1)
+    apart = np.sqrt(((np.moveaxis(np.indices(GRID.shape), 0, -1)[:, :, :, None] - np.argwhere(mask)) ** 2).sum(-1)).min(
+        -1
+    )
     rim = scaled[(apart > 0) & (apart <= 3)]
     np.testing.assert_allclose(found["intensity, rim"], [rim.mean(), rim.std(), rim.max(), rim.min()], atol=1e-5)
 
@@ -70,6 +73,17 @@ def test_axes_may_be_stored_in_another_order() -> None:
     turned = Grid((30, 40, 36), GRID.affine[:, [2, 0, 1, 3]])
     other = measured(np.moveaxis(array, 2, 0).copy(), np.moveaxis(mask, 2, 0).copy(), turned)
     np.testing.assert_allclose(other.values, measured(array, mask).values, atol=1e-5)
+
+
+def test_large_boxes_are_described_slab_by_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = Grid((90, 20, 18), GRID.affine)
+    rng = np.random.default_rng(5)
+    array, mask = rng.normal(100, 10, grid.shape), np.zeros(grid.shape, bool)
+    mask[5:85, 6:14, 5:12] = True
+    whole = measured(array, mask, grid).values
+    monkeypatch.setattr(mask_features, "_AT_ONCE", 1)
+    slabs = measured(array, mask, grid).values
+    np.testing.assert_allclose(slabs, whole, atol=1e-5)
 
 
 def test_nothing_and_nearly_nothing_marked_is_no_prediction() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = ["MaskFeatures"]
 
 _FEWEST = 8
 _STATISTICS = 4  # mean, deviation, largest, smallest
+_AT_ONCE = 4_000_000  # voxels: 0.8 GB while working
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class MaskFeatures:
     def of(self, scan: Scan, mask: Mask, *, identifier: str) -> ScanFeatures | NoPrediction:
         """Features of one scan, ``(1, d)``; a mask of fewer than 8 voxels is no prediction.
 
-        Cost: about 1 s of one core a million voxels of the box around the mask (24 mm wider on each side, as far as
-        the coarsest descriptor looks).
+        Cost: 0.6 s of one core a million voxels of the box around the mask (24 mm wider on each side, as far as the
+        coarsest descriptor looks), in slabs of at most a few million.
 
         Raises
         ------
@@ -98,10 +100,26 @@ class MaskFeatures:
         affine = scan.grid.affine.copy()
         affine[:3, 3] = scan.grid.to_world(low.astype(float))
         box = Grid(tuple(int(v) for v in high - low), affine, spacing_known=scan.grid.spacing_known)
-        maps = self.encoder.encode(Scan(scale.apply(scan.array[window]), box))
         inside = mask.array[window]
-        rows = [_summary(maps[place]) for place in (inside, self._rim(inside, box.spacing))]
+        asked = inside, self._rim(inside, box.spacing)
+        rows = [_summary(values) for values in self._described(Scan(scale.apply(scan.array[window]), box), asked)]
         return ScanFeatures(identifier, np.concatenate(rows)[None], self.levels, self.identity)
+
+    def _described(self, scan: Scan, places: Sequence[npt.NDArray[np.bool_]]) -> list[npt.NDArray[np.float32]]:
+        """Descriptors ``(voxels, descriptors)`` of each place, slab by slab with as much around as they look at."""
+        shape, grid = scan.grid.shape, scan.grid
+        pad = int(np.ceil(self.encoder.margin / grid.spacing[0])) + 2  # and its differences
+        step = max(pad, _AT_ONCE // int(np.prod(shape[1:])) - 2 * pad)
+        found: list[list[npt.NDArray[np.float32]]] = [[] for _ in places]
+        for first in range(0, shape[0], step):
+            low, high = max(0, first - pad), min(shape[0], first + step + pad)
+            affine = grid.affine.copy()
+            affine[:3, 3] = grid.to_world(np.array([low, *[0] * (grid.ndim - 1)], dtype=float))
+            slab = Grid((high - low, *shape[1:]), affine, spacing_known=grid.spacing_known)
+            maps = self.encoder.encode(Scan(scan.array[low:high], slab))[first - low : first - low + step]
+            for kept, place in zip(found, places, strict=True):
+                kept.append(maps[place[first : first + step]])
+        return [np.concatenate(kept) for kept in found]
 
     def _rim(self, inside: npt.NDArray[np.bool_], spacing: tuple[float, ...]) -> npt.NDArray[np.bool_]:
         from scipy import ndimage
