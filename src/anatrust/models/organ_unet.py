@@ -156,7 +156,7 @@ class OrganModel:
             If the scan is no volume, has no spacing in mm, or is thinner than 30 mm.
         """
         if scan.grid.ndim != 3 or not scan.grid.spacing_known:
-            raise InputError("organs are found in volumes with a spacing in mm: give one, or an anatomy")
+            raise InputError("the organ model only reads volumes with a spacing in mm: give one, or an anatomy")
         coarse = _coarse(scan)
         if min(coarse.grid.shape) < _SMALLEST:
             raise InputError(f"the scan is thinner than {_SMALLEST * _SPACING:g} mm: no organ can be found in it")

@@ -108,7 +108,9 @@ class OrganUNetAnchors:
             try:
                 self._look(scan)
             except InputError as reason:
-                return tuple(Anchor.missing(key, self.name, str(reason)) for key in structures)
+                # The cure stands with the finding.
+                why = str(reason).partition(": ")[0]
+                return tuple(Anchor.missing(key, self.name, why) for key in structures)
         return tuple(self._one(scan, key) for key in structures)
 
     def _look(self, scan: Scan) -> None:
