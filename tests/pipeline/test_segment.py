@@ -234,7 +234,9 @@ def test_an_organ_that_the_embedded_model_offers_is_the_anchor(shared_data, tmp_
     assert (anchor["structure"], anchor["provider"], anchor["status"]) == ("liver", "organ-unet", "ok")
     codes = {f.code for f in verdict.findings}
     assert not codes & {"anchor-missing", "anchor-unreliable", "anchor-failed", "over-prediction"}
-    assert ("anchor-remark" in codes) == mirrored
+    (remark,) = [f.sentence for f in verdict.findings if f.code == "anchor-remark"]
+    assert "drawn on voxels of 10 mm" in remark
+    assert ("looks mirrored" in remark) == mirrored
     drawn = read_mask(out / "anchors.nii.gz").array > 0
     names = {"mr_small": ("mr_small_labels", 5), "image": ("labels", 6)}
     file, number = names[scan.name.removesuffix(".nii.gz")]

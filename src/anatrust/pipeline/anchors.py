@@ -32,7 +32,7 @@ _IMPLAUSIBLE = ("organ-too-small", "organ-too-large", "organ-on-wrong-side", "or
 # What a failed check leaves of a provider's own quality.
 _DOUBT = 0.5
 _MOST_NEIGHBOURS = 4
-_LOOK = "Look at the scan in a viewer, and repair its header if it is wrong."
+_LOOK = "Look at anchors.nii.gz on the scan in a viewer, or give the organ with --anatomy."
 _CURE = "Give the organ with --anatomy, or another provider with --anchors."
 
 

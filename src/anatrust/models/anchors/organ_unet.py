@@ -43,6 +43,7 @@ _STRUCTURES: dict[str, tuple[str, str]] = {
 }
 
 
+_COARSE = "it was drawn on voxels of 10 mm, so that a candidate at its edge may be a neighbour of it"
 _MIRRORED = "the body looks mirrored: left and right of the header may be swapped"
 
 
@@ -144,7 +145,7 @@ class OrganUNetAnchors:
         if not array.any():
             return Anchor.missing(structure, self.name, "the embedded model does not see it")
         mask, quality = Mask(np.asarray(array), scan.grid, structure), sight.agreement[organ]
-        remarks = (_MIRRORED,) if sight.mirrored else ()
+        remarks = (_COARSE, _MIRRORED) if sight.mirrored else (_COARSE,)
         if quality < self.least_agreement:
             reason = f"the model's views of the scan agree only to a Dice of {quality:.2f}"
             return Anchor(structure, mask, self.name, "unreliable", quality, (reason, *remarks))
