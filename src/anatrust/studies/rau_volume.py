@@ -40,7 +40,7 @@ _WAYS = {
     "key 3": "slices: 3 key slices, asked again where lost",
     "planes": "slices: 3 key slices in each of three planes, voted",
 }
-_PATIENTS = 5
+_PATIENTS = 3
 _JUMP = 0.6
 
 
