@@ -41,6 +41,7 @@ _SEED = 1  # regular samples are jittered; SimpleITK's default seed is the clock
 _LEAST_OVERLAP = 0.5
 _PADDING = 0.02  # grey value, from 0 to 1, up to which a whole layer at the border is padding
 _THINNEST = 8  # voxels of content along an axis below which nothing is cut off
+_MOSTLY_FILLED = 2 / 3  # share of an axis from which padding is left: dark borders also tell how a body lies
 _CONTRAST_CELLS = 24  # along the longest axis: the neighbourhood of local contrast
 _TURNED_MARGIN = 0.05  # by how much a turned view must look more like the target
 _PROMISING = 0.75  # share of the upright likeness that a turned view must have before it is refined
@@ -145,7 +146,7 @@ def register(target: Scan, reference: Scan, settings: RegistrationSettings | Non
     budget = choice.voxels if target.grid.ndim == 3 else max(1000, choice.voxels // 4)
     fixed = _working(target, frames[0], budget)
     moving = _working(reference, frames[1], budget)
-    # What is padded with one value has no say in where the other lies, nor in how much of it is covered.
+    # What is widely padded with one value has no say in where the other lies, nor in how much of it is covered.
     ours, theirs = fixed[_content(fixed)], moving[_content(moving)]
     start = _affine(ours, theirs, choice.affine_steps, mutual, (2,), upright_starts(ours, theirs, mutual))
     if choice.turned:
@@ -230,13 +231,15 @@ def _working(scan: Scan, frame: Frame, budget: int) -> Any:
 
 
 def _content(image: Any) -> tuple[slice, ...]:
-    """The box of what is not padding: without the border's layers that are all of the lowest grey value."""
-    box = []
+    """The box without the border's layers of the lowest grey value, where they make up much of an axis; else all."""
     there = from_itk(image) > _PADDING
-    for axis in range(there.ndim):
+    box, widely = [], False
+    for axis, length in enumerate(there.shape):
         filled = np.flatnonzero(there.any(axis=tuple(k for k in range(there.ndim) if k != axis)))
-        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size >= _THINNEST else slice(None))
-    return tuple(box)
+        enough = filled.size >= _THINNEST
+        widely |= enough and filled.size < _MOSTLY_FILLED * length
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if enough else slice(None))
+    return tuple(box) if widely else (slice(None),) * there.ndim
 
 
 def _turned(fixed: Any, moving: Any, steps: int, mutual: bool, upright: Any) -> Any:
