@@ -42,6 +42,7 @@ _ANCHORS = {
     "1 reference": 1,
     "3 references": 3,
     "full frame": 0,
+    "1 reference, and for the null": 1,
 }
 _TESTED = 24
 
@@ -94,9 +95,10 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     how = cell.parameters["how"]
     model = segmenter("pixels", _WORLD, context)
     judges = {name: JUDGES[name] for name in ("segmenter alone", "gates + cohort")}
-    # The null as a profile has it: fitted once, behind true organs.
+    # The null as a profile of another day has it, fitted behind true organs; or fitted behind anchors of the same make.
     cohort = {"gates + cohort": JUDGES["gates + cohort"]}
-    nulls = nulls_of(_WORLD, model, "regions", cohort, context, anchoring=true_anchor(_WORLD))
+    behind = _anchoring(how, []) if how.endswith("for the null") else true_anchor(_WORLD)
+    nulls = nulls_of(_WORLD, model, "regions", cohort, context, anchoring=behind)
     seen: list[dict[str, Any]] = []
     limit = 2 if context.quick else _TESTED
     found = outcomes_of(_WORLD, model, "regions", judges, nulls, context, anchoring=_anchoring(how, seen), limit=limit)
