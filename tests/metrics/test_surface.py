@@ -73,7 +73,8 @@ def test_monai_agrees(masks: tuple[np.ndarray, np.ndarray], spacing: list[float]
     theirs = float(compute_average_surface_distance(onehot(prediction), onehot(truth), True, True, spacing=step))
     assert assd(truth, prediction, spacing=step) == pytest.approx(theirs, rel=1e-5)
     theirs = float(compute_hausdorff_distance(onehot(prediction), onehot(truth), True, percentile=95, spacing=step))
-    assert hd95(truth, prediction, spacing=step) == pytest.approx(theirs, rel=1e-5)
+    # MONAI interpolates its quantile in single precision, which near 0 loses digits that a relative bound counts.
+    assert hd95(truth, prediction, spacing=step) == pytest.approx(theirs, rel=1e-5, abs=5e-6)
 
 
 @given(pairs, st.floats(0, 100))

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.errors import InputError
+from anatrust.image.region import bounding_box
 from anatrust.metrics.edge_cases import EdgeCases
 from anatrust.metrics.overlap import _check_pair
 
@@ -122,15 +123,6 @@ def surface_voxels(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return mask & ~inside
 
 
-def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box that holds the mask, which is not empty."""
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
-
-
 def _by_tree(
     source: npt.NDArray[np.bool_], target: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64], workers: int
 ) -> npt.NDArray[np.float64]:
@@ -207,14 +199,12 @@ def surface_distances(
         raise InputError(f"spacing {spacing!r}: give {truth.ndim} positive lengths, one an axis")
     if engine not in get_args(Engine):
         raise InputError(f"engine {engine!r}: choose 'auto', 'tree' or 'transform'")
-    if not (truth.any() and prediction.any()):
+    true_box, predicted_box = bounding_box(truth), bounding_box(prediction)
+    if true_box is None or predicted_box is None:
         sizes = [int(surface_voxels(m).sum()) for m in (truth, prediction)]
         return SurfaceDistances(*[np.full(size, np.inf) for size in sizes])
     # The box of both masks; a mask that meets the box's edge has its surface there either way.
-    box = tuple(
-        slice(min(a.start, b.start), max(a.stop, b.stop))
-        for a, b in zip(_bounding_box(truth), _bounding_box(prediction), strict=True)
-    )
+    box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(true_box, predicted_box, strict=True))
     a, b = surface_voxels(truth[box]), surface_voxels(prediction[box])
     if engine == "auto":
         queries = int(np.count_nonzero(a ^ b))

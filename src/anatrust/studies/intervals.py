@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from anatrust.errors import InputError
 
-__all__ = ["allowance", "patient_bootstrap", "rate", "rate_by_patient"]
+__all__ = ["allowance", "fell_to_chance", "patient_bootstrap", "rate", "rate_by_patient"]
 
 
 def rate(hits: int, trials: int) -> dict[str, float | int]:
@@ -49,6 +49,21 @@ def allowance(level: float, trials: int) -> float:
     0.0936
     """
     return float(level + 2 * math.sqrt(level * (1 - level) / trials))
+
+
+def fell_to_chance(plain: Mapping[str, Any], control: Mapping[str, Any]) -> bool:
+    """Whether a control brings an accuracy to chance that was above it: from chance to chance shows nothing.
+
+    Each is ``{"accuracy": {"rate", "n"}, "chance"}``; chance reaches two standard errors up (`allowance`).
+
+    Examples
+    --------
+    >>> plain, blank = ({"accuracy": {"rate": r, "n": 200}, "chance": 0.08} for r in (0.5, 0.1))
+    >>> fell_to_chance(plain, blank), fell_to_chance(blank, blank)
+    (True, False)
+    """
+    above, still = (r["accuracy"]["rate"] > allowance(r["chance"], r["accuracy"]["n"]) for r in (plain, control))
+    return bool(above and not still)
 
 
 def rate_by_patient(hits_by_patient: Mapping[str, Sequence[bool]], *, seed: int, draws: int = 2000) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anatrust.studies.intervals import allowance, patient_bootstrap, rate_by_patient
+from anatrust.studies.intervals import allowance, fell_to_chance, patient_bootstrap, rate_by_patient
 from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
 from anatrust.studies.tables import markdown_table
@@ -103,13 +103,11 @@ def _targets(controls: Mapping[str, Any]) -> list[dict[str, Any]]:
             r = controls.get(f"{look}/{change}")
             if r is not None:
                 most = allowance(r["chance"], r["accuracy"]["n"])
-                # Falling to chance shows something only where accuracy was above it.
-                fell = plain["accuracy"]["rate"] > least and r["accuracy"]["rate"] <= most
                 targets.append(
                     {
                         "what": f"{look} looks, told by patches: with a {change} reference at chance (≤ {most:.2f})",
                         "observed": r["accuracy"]["rate"],
-                        "met": fell,
+                        "met": fell_to_chance(plain, r),
                     }
                 )
     return targets

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anatrust.studies.intervals import allowance, patient_bootstrap, rate_by_patient
+from anatrust.studies.intervals import allowance, fell_to_chance, patient_bootstrap, rate_by_patient
 from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
 from anatrust.studies.tables import markdown_table
@@ -123,14 +123,12 @@ def _targets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name in ("blank", "shuffled"):
         if name in summary["controls"] and plain:
             r = summary["controls"][name]
-            most, least = (allowance(c["chance"], c["accuracy"]["n"]) for c in (r, plain))
-            # Falling to chance shows something only where accuracy was above it.
-            fell = plain["accuracy"]["rate"] > least and r["accuracy"]["rate"] <= most
+            least = allowance(plain["chance"], plain["accuracy"]["n"])
             targets.append(
                 {
                     "what": f"numbers alone: above chance (> {least:.2f}), with a {name} reference at chance",
                     "observed": r["accuracy"]["rate"],
-                    "met": fell,
+                    "met": fell_to_chance(plain, r),
                 }
             )
     return targets
