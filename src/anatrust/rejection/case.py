@@ -77,6 +77,8 @@ def prepare(
     _check_grids(labels.grid, scan, anatomy, probabilities)
     values = labels.array.view(np.uint8) if isinstance(labels, Mask) else labels.array
     names = {1: labels.name} if isinstance(labels, Mask) else labels.names
+    # A copy as large as the frame costs more than to look whether one is needed.
+    binary = values.dtype == np.uint8 and int(values.max(initial=0)) <= 1
     straight, grid = canonical(values, labels.grid)
     scan = replace(scan, array=canonical(scan.array, labels.grid)[0], grid=grid)
     chances = None if probabilities is None else canonical(probabilities.foreground, labels.grid)[0]
@@ -98,7 +100,7 @@ def prepare(
     if count:
         notes = skipped_gates(settings.gates, probabilities=chances is not None, anatomy=anatomy is not None)
     if count and settings.gates.enabled:
-        existence = existence_gate(straight != 0, chances, settings.gates)
+        existence = existence_gate(straight.view(np.bool_) if binary else straight != 0, chances, settings.gates)
         failures = [existence.failure] * count
         if settings.order == "gates-first" and existence.failure is None:
             failures = later_gates(components, overlaps, tuple(range(count)), settings)

@@ -98,11 +98,24 @@ def _ks(positive: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.floating[
     # Outside the regions everything is 0 and falls into the first bin.
     box = bounding_box(probabilities) or (slice(0, 0),) * probabilities.ndim
     busy = probabilities[box]
-    everything = np.histogram(busy, bins=_BINS, range=(0, 1))[0]
+    everything = _histogram(busy)
     everything[0] += probabilities.size - busy.size
-    inside = np.histogram(probabilities[positive], bins=_BINS, range=(0, 1))[0]
+    inside = _histogram(busy[positive[box]])
+    inside[0] += m - int(inside.sum())
     gap = np.abs(np.cumsum(inside) / m - np.cumsum(everything - inside) / n).max()
     return float(gap), float(kstwobign.sf(gap * math.sqrt(m * n / (m + n))))
+
+
+def _histogram(chances: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    """How many probabilities lie in each bin; that of 1 is the last. Exact: the bins' number is a power of two."""
+    counts = np.zeros(_BINS, dtype=np.int64)
+    # Slab by slab: in the cache it takes half as long.
+    for slab in chances if chances.ndim > 1 else [chances]:
+        wide = slab if slab.itemsize > 2 else slab.astype(np.float32)
+        # Rounding may leave probabilities a little below 0 or above 1; whole numbers are cut towards 0.
+        bins = np.minimum(wide * wide.dtype.type(_BINS), _BINS - 1).astype(np.int16)
+        counts += np.bincount(bins.ravel(), minlength=_BINS)
+    return counts
 
 
 def _size(candidate: Candidate, ndim: int, settings: GateSettings) -> tuple[float, float, str]:

@@ -249,16 +249,17 @@ def find_tissues(
         else:
             assert anatomy is not None
             assert organs is not None
-            mask = np.isin(organs, labels) if label == -1 else organs == label
+            wanted = labels if label == -1 else (label,)
             used = settings.names if label == -1 else (label,)
             name = " + ".join(str(anatomy.names.get(n, n) if isinstance(n, int) else n) for n in used)
-            tissues.append(_organ(name, mask, tuple(groups[label]), components, settings))
+            tissues.append(_organ(name, organs, wanted, tuple(groups[label]), components, settings))
     return tuple(tissues)
 
 
 def _organ(
     name: str,
-    mask: npt.NDArray[np.bool_],
+    organs: npt.NDArray[np.integer],
+    labels: tuple[int, ...],
     members: tuple[int, ...],
     components: Components,
     settings: TissueSettings,
@@ -266,15 +267,20 @@ def _organ(
     from scipy import ndimage
 
     grid = components.grid
-    whole = bounding_box(mask)
-    assert whole is not None  # a candidate lies in it or near it
+    # A frame is a hundred times as large as an organ: only boxes of it are compared with the labels.
+    every = bounding_box(organs)
+    assert every is not None  # a candidate lies in an organ or near it
+    whole = bounding_box(np.isin(organs[every], labels))
+    assert whole is not None
+    whole = tuple(slice(e.start + w.start, e.start + w.stop) for e, w in zip(every, whole, strict=True))
     box = _grown(_hull([whole, *(components.boxes[p] for p in members)]), settings.gap, grid)
+    mask = np.isin(organs[box], labels)
     # Beyond the image's edge the organ goes on (border_value): the edge is no rim.
-    inside = mask[box]
+    inside = mask
     for position in members:
         # An organ model often leaves the lesion out; the hole it leaves is no rim of the organ either.
         inside = inside | components.within(position, box)
-    region = ndimage.binary_erosion(inside, ball(settings.rim, grid.spacing), border_value=1) & mask[box]
+    region = ndimage.binary_erosion(inside, ball(settings.rim, grid.spacing), border_value=1) & mask
     return Tissue(name, box, region, _claims(box, components, settings.gap), members)
 
 

@@ -52,9 +52,9 @@ def surroundings(shape: Shape, extent: Sequence[int], spacing: Sequence[float]) 
     [[0, -3, 0, 0], [0, -2, -2, 2]]
     """
     inside = np.zeros(shape.high - shape.low + 1, dtype=bool)
-    z, y, x = np.unravel_index(shape.anchor, tuple(extent))
-    for offset, length in zip(shape.offsets, shape.lengths, strict=True):
-        a, b, c = np.array(np.unravel_index(shape.anchor + offset, tuple(extent))) - (z, y, x) - shape.low
+    corner = np.array(np.unravel_index(shape.anchor, tuple(extent))) + shape.low
+    starts = np.stack(np.unravel_index(shape.anchor + shape.offsets, tuple(extent)), axis=1) - corner
+    for (a, b, c), length in zip(starts.tolist(), shape.lengths.tolist(), strict=True):
         inside[a, b, c : c + length] = True
     wide = [axis for axis in range(3) if extent[axis] > 1] or [2]
     step = min(spacing[axis] for axis in wide)
@@ -68,6 +68,20 @@ def surroundings(shape: Shape, extent: Sequence[int], spacing: Sequence[float]) 
     first, last = np.argwhere(edges == 1), np.argwhere(edges == -1)
     corner = shape.low - pad
     return np.concatenate([first + corner, last[:, 2:] - 1 + corner[2]], axis=1)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def running_sums(values: FloatArray, inside: npt.NDArray[np.uint8]) -> tuple[FloatArray, IntArray]:
+    """Sums of the values inside, and how many are, before each voxel and, last, in all."""
+    total, count = np.empty(values.size + 1), np.empty(values.size + 1, dtype=np.int64)
+    total[0], count[0] = 0.0, 0
+    amount, held = 0.0, 0
+    for i in range(values.size):
+        if inside[i]:
+            amount += values[i]
+            held += 1
+        total[i + 1], count[i + 1] = amount, held
+    return total, count
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
@@ -129,19 +143,16 @@ def contrast_statistics(whole: TissueField, trials: Sequence[Placed], spacing: S
     """
     values = np.zeros(whole.domain.size)
     values[whole.domain.reshape(-1)] = whole.values[:, 0] - whole.values[:, 0].mean()
-    inside = whole.domain.reshape(-1).astype(np.int64)
+    inside = whole.domain.reshape(-1).view(np.uint8)
     extent = np.array(whole.domain.shape, dtype=np.int64)
 
     def one(trial: Placed) -> FloatArray:
-        own, mask = values, inside
-        if trial.left_out is not None:
-            own, mask = values.copy(), inside.copy()
-            gone = trial.left_out
-            for offset, length in zip(gone.offsets, gone.lengths, strict=True):
-                start = gone.anchor + offset
-                own[start : start + length], mask[start : start + length] = 0.0, 0
-        total = np.concatenate([[0.0], np.cumsum(own)])
-        count = np.concatenate([[0], np.cumsum(mask)])
+        mask, gone = inside, trial.left_out
+        if gone is not None:
+            mask = inside.copy()
+            for start, length in zip((gone.anchor + gone.offsets).tolist(), gone.lengths.tolist(), strict=True):
+                mask[start : start + length] = 0
+        total, count = running_sums(values, mask)
         shape = trial.shape
         shell = surroundings(shape, whole.domain.shape, spacing)
         found = place_contrasts(total, count, trial.anchors, shape.offsets, shape.lengths, shell, extent)

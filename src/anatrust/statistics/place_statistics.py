@@ -89,15 +89,17 @@ def histogram_statistics(
         For each trial ``(kernels, places)``: exact for the graded values to 1e-10.
     """
     values = whole.values[:, 0]
-    levels, inverse = np.unique(values, return_inverse=True)
-    if levels.size > _MAX_LEVELS:
+    levels = np.unique(values)
+    if levels.size <= _MAX_LEVELS:
+        inverse = np.searchsorted(levels, values)
+    else:
         low, high = np.quantile(values, (0.001, 0.999))
         step = (high - low) / (_LEVELS - 1) if high > low else 1.0
-        inverse = np.clip(np.rint((values - low) / step), 0, _LEVELS - 1)
+        inverse = np.clip(np.rint((values - low) / step), 0, _LEVELS - 1).astype(np.int64)
         levels = low + step * np.arange(_LEVELS)
     codes = np.zeros(whole.domain.size, dtype=np.uint16)
     codes[whole.domain.reshape(-1)] = inverse
-    everywhere = np.bincount(inverse.astype(np.int64), minlength=levels.size).astype(np.float64)
+    everywhere = np.bincount(inverse, minlength=levels.size).astype(np.float64)
     tables = []
     for kernel in kernels:
         table = fit_embedding(levels, kernel, tolerance=1e-11, seed=seed)(levels)

@@ -258,13 +258,13 @@ def _trial(
     tissue, removed = shared, None
     if left_out is not None and np.any(left_out):
         # What is left out may reach beyond the tissue; only what lies in it matters.
-        gone = np.flatnonzero(whole.arranged(np.asarray(left_out)) & whole.domain)
-        if np.isin(gone, voxels).any():
-            raise InputError("what is left out of the domain touches the candidate: exclude the others only")
+        gone = whole.shared(np.asarray(left_out))
         if gone.size:
-            domain = whole.domain.copy()
-            domain.reshape(-1)[gone] = False
-            tissue, removed = Tissue.of(domain), Shape.of(gone, shared.shape)
+            # Both are ascending.
+            if (gone[np.minimum(np.searchsorted(gone, voxels), gone.size - 1)] == voxels).any():
+                raise InputError("what is left out of the domain touches the candidate: exclude the others only")
+            removed = Shape.of(gone, shared.shape)
+            tissue = shared.without(removed)
     n = tissue.voxels.size - voxels.size
     places, reason = Places(np.empty(0, dtype=np.int64), np.empty(0, dtype=bool), True), None
     if voxels.size < 2 or n < 2:

@@ -37,6 +37,24 @@ def run_lengths(domain: npt.NDArray[np.uint8], row: int) -> npt.NDArray[np.int32
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def cut_runs(
+    right: npt.NDArray[np.int32], anchor: int, offsets: IntArray, lengths: IntArray, row: int
+) -> npt.NDArray[np.int32]:
+    """Run lengths of the tissue without the runs of a shape."""
+    cut = right.copy()
+    for run in range(offsets.size):
+        start = anchor + offsets[run]
+        cut[start : start + lengths[run]] = 0
+        first = start - start % row
+        # What runs up to the cut now ends there.
+        i = start - 1
+        while i >= first and cut[i] >= start - i:
+            cut[i] = start - i
+            i -= 1
+    return cut
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def admissible(
     anchors: IntArray,
     right: npt.NDArray[np.int32],
@@ -154,22 +172,33 @@ class TissueField:
             raise InputError("a feature in the domain is NaN or infinite: leave such voxels out of the domain")
         return cls(tuple(box), domain.shape, inside, chosen, order)
 
-    def arranged(self, mask: BoolArray) -> BoolArray:
-        """A mask on the full grid, cropped and with its axes in the order of `domain`."""
-        cropped = mask[self.box]
-        cropped = cropped.reshape((1,) * (3 - cropped.ndim) + cropped.shape).transpose(self.order)
-        return np.ascontiguousarray(cropped).astype(bool, copy=False)
-
     def voxels(self, mask: BoolArray, name: str) -> IntArray:
         """Flat indices, in the box, of a mask on the full grid that must lie within the domain."""
         mask = np.asarray(mask)
         if mask.shape != self.shape:
             raise InputError(f"the {name} has shape {mask.shape}, the domain {self.shape}")
-        inside = np.flatnonzero(self.arranged(mask))
-        total = np.count_nonzero(mask)
+        inside, total = self._numbers(mask)
         if inside.size != total or not self.domain.reshape(-1)[inside].all():
             raise InputError(f"the {name} leaves the domain: add its voxels to the tissue")
         return inside
+
+    def shared(self, mask: BoolArray) -> IntArray:
+        """Flat indices, in the box, of what a mask on the full grid shares with the domain."""
+        inside, _ = self._numbers(mask)
+        return inside[self.domain.reshape(-1)[inside]]
+
+    def _numbers(self, mask: BoolArray) -> tuple[IntArray, int]:
+        """Flat indices, in the box, of a mask on the full grid, ascending, and how many voxels it has anywhere."""
+        where = np.unravel_index(np.flatnonzero(mask), mask.shape)
+        total = where[0].size
+        held = np.ones(total, dtype=bool)
+        for index, edge in zip(where, self.box, strict=True):
+            held &= (index >= edge.start) & (index < edge.stop)
+        zero = np.zeros(np.count_nonzero(held), dtype=np.int64)
+        cropped = [index[held] - edge.start for index, edge in zip(where, self.box, strict=True)]
+        axes = [*[zero] * (3 - mask.ndim), *cropped]
+        flat = np.ravel_multi_index([axes[axis] for axis in self.order], self.domain.shape)
+        return np.sort(flat), total
 
 
 def _count_runs(mask: BoolArray, axis: int) -> int:
@@ -205,6 +234,11 @@ class Tissue:
             run_lengths(flat.view(np.uint8), domain.shape[2]),
         )
 
+    def without(self, gone: Shape) -> Tissue:
+        """The tissue without a shape at its own place."""
+        right = cut_runs(self.right, gone.anchor, gone.offsets, gone.lengths, int(self.shape[2]))
+        return Tissue(self.shape, np.flatnonzero(right != 0), right)
+
 
 @dataclass(frozen=True, eq=False)
 class Shape:
@@ -233,22 +267,20 @@ class Shape:
     @classmethod
     def of(cls, voxels: IntArray, shape: IntArray) -> Shape:
         """Shape of the voxels with these flat indices (ascending, at least one)."""
-        where = np.stack(np.unravel_index(voxels, tuple(shape)), axis=1)
-        distance = ((where - where.mean(axis=0)) ** 2).sum(axis=1)
+        where = np.unravel_index(voxels, tuple(shape))
+        distance = np.sum([(index - index.mean()) ** 2 for index in where], axis=0)
         nearest = int(distance.argmin())
         # A run ends where the next voxel is not the next index, or begins a new row.
-        first = np.flatnonzero(np.diff(voxels, prepend=voxels[0] - 2) != 1)
-        first = np.union1d(first, np.flatnonzero(where[:, 2] == 0))
+        first = np.flatnonzero((np.diff(voxels, prepend=voxels[0] - 2) != 1) | (where[2] == 0))
         lengths = np.diff(first, append=voxels.size)
         order = np.argsort(-distance[first], kind="stable")
-        relative = where - where[nearest]
         return cls(
             int(voxels[nearest]),
             int(voxels.size),
             (voxels[first] - voxels[nearest])[order],
             lengths[order].astype(np.int64),
-            relative.min(axis=0),
-            relative.max(axis=0),
+            np.array([index.min() - index[nearest] for index in where]),
+            np.array([index.max() - index[nearest] for index in where]),
         )
 
 

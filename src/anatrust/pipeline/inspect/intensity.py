@@ -32,13 +32,8 @@ class _Values:
 
     @classmethod
     def of(cls, array: npt.NDArray[Any]) -> _Values:
-        flat = array.reshape(-1)
-        low, high = float(flat.min()), float(flat.max())
-        # A stride that shares no factor with the row length visits all columns.
-        step = max(1, flat.size // _SAMPLE)
-        while step > 1 and np.gcd(step, array.shape[-1]) > 1:
-            step += 1
-        sample = flat[::step].astype(np.float32)
+        low, high = float(array.min()), float(array.max())
+        sample = _thinned(array)
         whole = array.dtype.kind in "iu" or bool((sample == np.round(sample)).all())
         return cls(
             low,
@@ -62,7 +57,18 @@ def looks_like_hounsfield(array: npt.NDArray[Any]) -> bool:
     >>> looks_like_hounsfield(np.array([0.0, 24.0, 934.0, 1064.0, 1084.0, 1724.0]))
     False
     """
-    return _soft_share(_Values.of(np.asarray(array)).sample) >= 1 / 3 and bool(np.min(array) < -200)
+    array = np.asarray(array)
+    return _soft_share(_thinned(array)) >= 1 / 3 and bool(np.min(array) < -200)
+
+
+def _thinned(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Every n-th grey value, a few millions of them."""
+    flat = array.reshape(-1)
+    # A stride that shares no factor with the row length visits all columns.
+    step = max(1, flat.size // _SAMPLE)
+    while step > 1 and np.gcd(step, array.shape[-1]) > 1:
+        step += 1
+    return flat[::step].astype(np.float32)
 
 
 def _soft_share(values: npt.NDArray[np.float32], offset: float = 0.0) -> float:

@@ -24,9 +24,8 @@ def inspect_mask(scan: Scan, labels: LabelMap, body: Body | None, kind: str = "l
     ``body`` is :func:`find_body` of the scan; without it no place is outside.
     ``kind`` is ``"lesion"`` or ``"organ"``: an organ may be large and cut by the image's edge.
     """
-    inside = np.asarray(labels.array != 0)
-    count = int(np.count_nonzero(inside))
-    if count == 0:
+    box = bounding_box(labels.array)
+    if box is None:
         return [
             Finding(
                 "warning",
@@ -36,30 +35,34 @@ def inspect_mask(scan: Scan, labels: LabelMap, body: Body | None, kind: str = "l
                 "conversion give an empty mask without any message.",
             )
         ]
-    if count >= 0.999 * inside.size:
+    # Beyond its box nothing of a mask needs to be read again.
+    inside = np.asarray(labels.array[box] != 0)
+    count, size = int(np.count_nonzero(inside)), labels.array.size
+    if count >= 0.999 * size:
         return [
             Finding(
                 "error",
                 "full-mask",
-                f"The mask covers {count / inside.size:.1%} of the image: there is nothing left to compare with.",
+                f"The mask covers {count / size:.1%} of the image: there is nothing left to compare with.",
                 "Check that the mask is not inverted and was thresholded.",
             )
         ]
-    box = bounding_box(inside)
-    assert box is not None  # it is not empty
-    found = _sizes(scan, labels, inside, kind)
-    return found + _outside(scan, inside, box, body) + _border(inside, box, kind) + _number(labels, inside[box], kind)
+    return [
+        *_sizes(scan, labels, count, kind),
+        *_outside(scan, inside, count, box, body),
+        *_border(inside, count, box, labels.array.shape, kind),
+        *_number(labels, inside, kind),
+    ]
 
 
-def _sizes(scan: Scan, labels: LabelMap, inside: npt.NDArray[np.bool_], kind: str) -> list[Finding]:
+def _sizes(scan: Scan, labels: LabelMap, count: int, kind: str) -> list[Finding]:
     found: list[Finding] = []
-    count = np.count_nonzero(inside)
-    if kind == "lesion" and count > 0.3 * inside.size:
+    if kind == "lesion" and count > 0.3 * labels.array.size:
         found.append(
             Finding(
                 "warning",
                 "huge-mask",
-                f"The mask covers {count / inside.size:.0%} of the image, much for a lesion.",
+                f"The mask covers {count / labels.array.size:.0%} of the image, much for a lesion.",
                 "Check that it is not inverted; say --kind organ if it shows an organ.",
             )
         )
@@ -72,7 +75,7 @@ def _sizes(scan: Scan, labels: LabelMap, inside: npt.NDArray[np.bool_], kind: st
                 "Say --kind organ if it shows organs; check that scan and mask were not swapped.",
             )
         )
-    middle = inside.shape[0] // 2
+    middle = labels.array.shape[0] // 2
     # One slice differs where the images do; only equal ones are compared as a whole.
     same = np.array_equal(labels.array[middle], scan.array[middle])
     if count > 1000 and same and np.array_equal(labels.array, scan.array):
@@ -87,17 +90,20 @@ def _sizes(scan: Scan, labels: LabelMap, inside: npt.NDArray[np.bool_], kind: st
     return found
 
 
-def _outside(scan: Scan, inside: npt.NDArray[np.bool_], box: tuple[slice, ...], body: Body | None) -> list[Finding]:
+def _outside(
+    scan: Scan, inside: npt.NDArray[np.bool_], count: int, box: tuple[slice, ...], body: Body | None
+) -> list[Finding]:
     if body is None:
         return []
     margin = _BODY_MARGIN_MM if scan.grid.spacing_known else 2.0
     steps = [max(1, round(margin / s)) for s in scan.grid.spacing]
-    sides = zip(box, steps, inside.shape, strict=True)
+    sides = zip(box, steps, scan.array.shape, strict=True)
     around = tuple(slice(max(0, edge.start - wide), min(n, edge.stop + wide)) for edge, wide, n in sides)
     # A box is wide enough for a tolerance, and separable.
     near: npt.NDArray[np.bool_] = ndimage.maximum_filter(body.within(around), size=[2 * s + 1 for s in steps])
-    outside = int(np.count_nonzero(inside[around] & ~near))
-    share = outside / int(np.count_nonzero(inside[box]))
+    here = tuple(slice(b.start - a.start, b.stop - a.start) for b, a in zip(box, around, strict=True))
+    outside = int(np.count_nonzero(inside & ~near[here]))
+    share = outside / count
     if share < 0.05:
         return []
     return [
@@ -110,12 +116,17 @@ def _outside(scan: Scan, inside: npt.NDArray[np.bool_], box: tuple[slice, ...], 
     ]
 
 
-def _border(inside: npt.NDArray[np.bool_], box: tuple[slice, ...], kind: str) -> list[Finding]:
-    edges = zip(box, inside.shape, strict=True)
+def _border(
+    inside: npt.NDArray[np.bool_], count: int, box: tuple[slice, ...], shape: tuple[int, ...], kind: str
+) -> list[Finding]:
+    edges = list(zip(box, shape, strict=True))
     if not any(n >= 3 and (edge.start == 0 or edge.stop == n) for edge, n in edges):
         return []
-    inner = tuple(slice(1, -1) if length >= 3 else slice(None) for length in inside.shape)
-    count = int(np.count_nonzero(inside))
+    # The box without the faces of it that lie on the image's edge.
+    inner = tuple(
+        slice(int(n >= 3 and edge.start == 0), edge.stop - edge.start - int(n >= 3 and edge.stop == n))
+        for edge, n in edges
+    )
     touching = count - int(np.count_nonzero(inside[inner]))
     share = touching / count
     return [

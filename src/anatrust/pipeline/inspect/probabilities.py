@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anatrust.image.region import bounding_box
 from anatrust.image.volumes import LabelMap, ProbabilityMap
 from anatrust.pipeline.finding import Finding
 
@@ -70,13 +71,17 @@ def inspect_probabilities(probabilities: ProbabilityMap, labels: LabelMap) -> li
     """Findings about probabilities and whether they belong to the mask (same orientation)."""
     exclusive = probabilities.classes[0].lower() == "background"
     found = inspect_probability_values(probabilities.array, exclusive=exclusive)
-    inside = np.asarray(labels.array != 0)
-    if found or not inside.any() or inside.all():
+    box = bounding_box(labels.array)
+    if found or box is None:
         return found
     foreground = probabilities.foreground
-    count, total = int(np.count_nonzero(inside)), float(foreground.sum(dtype=np.float64))
-    sum_in = float(foreground[inside].sum(dtype=np.float64))
-    mean_in, mean_out = sum_in / count, (total - sum_in) / (inside.size - count)
+    inside = np.asarray(labels.array[box] != 0)
+    count, size = int(np.count_nonzero(inside)), foreground.size
+    if count == size:
+        return found
+    total = float(foreground.sum(dtype=np.float64))
+    sum_in = float(foreground[box][inside].sum(dtype=np.float64))
+    mean_in, mean_out = sum_in / count, (total - sum_in) / (size - count)
     if mean_in <= mean_out:
         return [
             Finding(
