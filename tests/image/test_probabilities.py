@@ -31,6 +31,7 @@ def test_nnunet_archives_have_reversed_axes(tmp_path, rng, dtype, key, packed):
     assert got.array.dtype == dtype
     assert got.classes == ("background", "class 1", "class 2")
     assert np.allclose(got.foreground, 1 - array[0])
+    assert got.foreground.dtype == max(dtype, np.float32, key=lambda kind: np.dtype(kind).itemsize)
     assert got.grid is GRID
 
 
@@ -55,6 +56,14 @@ def test_nnunet_for_pictures_and_slices(tmp_path, rng):
     np.savez(tmp_path / "s.npz", probabilities=array.transpose(0, 2, 1)[:, np.newaxis])
     grid = Grid((5, 7), np.eye(4), layout="slice")
     assert np.array_equal(read_probabilities(tmp_path / "s.npz", reference=grid).array, array)
+
+
+@pytest.mark.parametrize(("scale", "cure"), [(99, "divide them by 100"), (255, "divide them by 255"), (9, "logits")])
+def test_what_is_no_probability_is_refused_with_its_cure(rng, scale, cure):
+    array = (rng.uniform(0, 1, (1, *GRID.shape)) * scale).astype(np.float32)
+    array[0, 0, 0, 0] = scale
+    with pytest.raises(FormatError, match=rf"not \[0, 1\]: .*{cure}"):
+        ProbabilityMap(array, GRID)
 
 
 def test_archives_that_are_refused(tmp_path, rng):
@@ -165,7 +174,7 @@ def test_regions_that_overlap(tmp_path, rng):
     ("array", "why"),
     [
         (np.full(GRID.shape, 4.2, np.float32), "apply softmax or sigmoid"),
-        (np.full(GRID.shape, 255, np.uint8), "apply softmax or sigmoid"),
+        (np.full(GRID.shape, 255, np.uint8), "divide them by 255"),
         (np.full(GRID.shape, np.nan, np.float32), "not \\[0, 1\\]"),
         (np.full(GRID.shape, 1j), "numbers"),
     ],

@@ -335,6 +335,32 @@ def test_wrong_arguments(files: dict[str, Path], changes: dict[str, object], mes
         judge(files, **changes)
 
 
+@pytest.mark.parametrize("role", ["mask", "liver"])
+def test_a_mask_or_anatomy_on_another_grid_is_brought_over_and_said(files: dict[str, Path], role: str) -> None:
+    file, code = files[role], f"{'mask' if role == 'mask' else 'anatomy'}-resampled"
+    stored = nibabel.load(file)
+    array, affine = np.asarray(stored.dataobj).copy(), stored.affine.copy()
+    before = judge(files)
+    assert code not in [f.code for f in before.findings]
+
+    nibabel.save(nibabel.Nifti1Image(array[:-1], affine), file)  # its last plane was empty
+    cut = judge(files)
+    [said] = [f for f in cut.findings if f.code == code]
+    assert said.severity == "info"
+    assert f"({array.shape[0] - 1}x{array.shape[1]}x{array.shape[2]} voxels".removeprefix("(") in said.sentence
+    assert cut.candidates == before.candidates
+
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = array.shape[0] - 1
+    nibabel.save(nibabel.Nifti1Image(array[::-1], affine @ flip), file)
+    assert judge(files).findings == before.findings  # the same voxels in another order
+
+    affine[:3, 3] += 40
+    nibabel.save(nibabel.Nifti1Image(array, affine), file)
+    with pytest.raises(InputError, match=rf"{file.name}: the mask has the scan's shape"):
+        judge(files)
+
+
 @pytest.mark.parametrize("stage", ["read", "inspect", "judge", "write"])
 def test_an_interrupted_run_leaves_nothing(files: dict[str, Path], tmp_path: Path, stage: str) -> None:
     def interrupt(now: str, done: int, total: int) -> None:

@@ -39,7 +39,7 @@ def prediction(grid: Grid, middle: tuple[float, ...], name: str, feasible: tuple
 
 def screening(verdict: str, p: float | None = 0.05) -> Screening:
     score = None if p is None else 7.25
-    return Screening("scan 1", score, p, 0.05, 0.05, verdict, ("stranger than all but 0 of 19 usual patients",))
+    return Screening("scan 1", score, p, 0.05, 0.05, verdict, ("stranger than all 19 usual patients",))
 
 
 def crop_grids(grid: Grid) -> tuple[Grid, ...]:

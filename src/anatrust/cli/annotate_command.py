@@ -142,7 +142,7 @@ def annotate_command(
             [
                 str(s.number),
                 s.name,
-                f"{s.confidence:.2f}" if s.found else "null",
+                f"{s.confidence:.2f}" if s.found else "-",
                 str(s.voxels) if s.found else s.reason,
             ]
             for s in found.structures[:_MOST_ROWS]
@@ -151,8 +151,6 @@ def annotate_command(
         if len(found.structures) > _MOST_ROWS:
             typer.echo(f"... and {len(found.structures) - _MOST_ROWS} more")
         for r in found.regions:
-            typer.echo(
-                f"region {r.region}: {r.name or 'null'} {f'({r.confidence:.2f})' if r.name else f'({r.reason})'}"
-            )
+            typer.echo(f"region {r.region}: {r.name or '-'} {f'({r.confidence:.2f})' if r.name else f'({r.reason})'}")
         typer.echo(f"\nReport: {out / 'report.html'}" if out else "")
     return 0

@@ -10,6 +10,7 @@ import typer
 
 from anatrust.cli.console import columns, progress_bar
 from anatrust.cli.options import Json, Modality, Quiet, Verbose
+from anatrust.errors import InputError
 
 __all__ = ["bank_command"]
 
@@ -39,6 +40,8 @@ def bank_command(
     from anatrust.pipeline.bank_file import bank_of_cohort, load_bank, save_bank
 
     if out is None:
+        if source.suffix.lower() in (".csv", ".parquet"):
+            raise InputError(f"{source.name} is a table: say where its bank shall be written with -o FILE")
         bank = load_bank(source)
     else:
         with progress_bar(quiet or json) as progress:

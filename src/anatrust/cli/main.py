@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -34,6 +36,7 @@ def main() -> None:
     """Run the command line of this process and exit."""
     # A terminated job cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _open_streams()
     if not sys.warnoptions and not _verbose(sys.argv[1:]):
         # Warnings of libraries are for developers; what a user must know is a finding.
         warnings.simplefilter("ignore")
@@ -45,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     verbose = _verbose(arguments)
     command = typer.main.get_command(app)
     try:
+        _refuse_empty(arguments)
         code = command.main(args=list(arguments), prog_name="anatrust", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:
@@ -71,6 +75,8 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail("no space is left on the disk: free some, or write to another one", FAILED, verbose)
+        if not _has_folder():
+            return _fail("the folder you are in was deleted: cd to one that exists", BAD_INPUT, verbose)
         where = f" ({error.filename})" if error.filename else ""
         # A path that cannot be used is a wrong argument, wherever it was noticed.
         wrong = isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError | PermissionError)
@@ -79,6 +85,31 @@ def run(arguments: Sequence[str]) -> int:
         hint = "" if verbose else "; run again with -v for details"
         return _fail(f"unexpected {type(error).__name__}: {error}{hint}", FAILED, verbose)
     return code if isinstance(code, int) else DONE
+
+
+def _open_streams() -> None:
+    """Make stdout and stderr usable: jobs start with closed ones, and old code pages lack our signs."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open as long as we run
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty argument would be read as the current folder; it is a shell variable that was not set."""
+    for before, argument in zip(("anatrust", *arguments), arguments, strict=False):
+        if not argument.strip():
+            what = before if before.startswith("-") else f"the argument after {before}"
+            raise InputError(f"{what} is empty: say what is meant; is a shell variable unset?")
+
+
+def _has_folder() -> bool:
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
 
 
 def _verbose(arguments: Sequence[str]) -> bool:

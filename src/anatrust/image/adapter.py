@@ -31,6 +31,7 @@ __all__ = [
     "drop_slice_axis",
     "one_line",
     "stem",
+    "written_name",
 ]
 
 MAX_INFLATION = 1032
@@ -146,10 +147,23 @@ def stem(path: str | os.PathLike[str]) -> str:
     >>> stem("scans/case7.nii.gz"), stem("a.b.png")
     ('case7', 'a.b')
     """
-    name = Path(path).name
+    name = written_name(path)
     if name.lower().endswith(".gz"):
         name = name[:-3]
     return Path(name).stem
+
+
+def written_name(path: str | os.PathLike[str]) -> str:
+    r"""File name as it can be written into a report: bytes that are no UTF-8 become U+FFFD.
+
+    Archives from other systems leave such names, which Python keeps as lone surrogates.
+
+    Examples
+    --------
+    >>> print(ascii(written_name("scans/m\udcfcller.nii")))
+    'm\ufffdller.nii'
+    """
+    return Path(path).name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def check_claim(claimed: int, available: int, where: str, *, compressed: bool) -> None:

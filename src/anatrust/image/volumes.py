@@ -136,9 +136,9 @@ class ProbabilityMap:
             raise GeometryError(f"{array.shape[0]} probability channels but {len(self.classes)} class names")
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-6 and high <= 1 + 1e-6):
-            raise FormatError(
-                f"probabilities lie in [{low:.3g}, {high:.3g}], not [0, 1]: apply softmax or sigmoid to logits"
-            )
+            whole = 0 if low < 0 or high < 50 or high > 255 else 100 if high <= 100 else 255
+            cure = f"divide them by {whole}" if whole else "apply softmax or sigmoid to logits"
+            raise FormatError(f"probabilities lie in [{low:.3g}, {high:.3g}], not [0, 1]: {cure}")
         object.__setattr__(self, "array", _frozen(array))
 
     @property
@@ -146,15 +146,13 @@ class ProbabilityMap:
         """Probability of any structure, shape ``grid.shape``.
 
         The single channel; else one minus the channel named ``"background"`` where that is the
-        first; else (overlapping regions) the largest of the channels.
+        first; else (overlapping regions) the largest of the channels. Half floats, as nnU-Net
+        stores them, become float32: sums and histograms need it.
         """
-        first: npt.NDArray[np.floating[Any]] = self.array[0]
-        if self.array.shape[0] == 1:
-            return first
-        if self.classes[0].lower() == "background":
-            return 1 - first
-        largest: npt.NDArray[np.floating[Any]] = self.array.max(axis=0)
-        return largest
+        found: npt.NDArray[np.floating[Any]] = self.array[0]
+        if self.array.shape[0] > 1:
+            found = 1 - found if self.classes[0].lower() == "background" else self.array.max(axis=0)
+        return found.astype(np.float32) if found.dtype == np.float16 else found
 
 
 def _not_zero(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

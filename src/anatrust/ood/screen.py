@@ -250,8 +250,9 @@ class Screener:
             )
         elif p <= self.flag_rate + _SLACK:
             verdict = "strange"
+            milder = n + 1 - round(p * (n + 1))
             sentence = (
-                f"stranger than all but {round(p * (n + 1)) - 1} of {n} usual patients"
+                f"stranger than {f'all {n}' if milder == n else f'{milder} of {n}'} usual patients"
                 f" (p = {p:.3g}, flagged at {self.flag_rate:g}): the model may not be fit for this scan"
             )
         else:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from anatrust.errors import InputError
+from anatrust.image.adapter import written_name
 from anatrust.image.orientation import canonical_grid
 from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Scan
@@ -245,7 +246,7 @@ def _inputs(
 ) -> dict[str, dict[str, str]]:
     inputs = {"scan": _about(scan, target)}
     if isinstance(bank, str | Path):
-        return {**inputs, "bank": {"name": Path(bank).name, "sha256": content_hash(bank)}}
+        return {**inputs, "bank": {"name": written_name(bank), "sha256": content_hash(bank)}}
     given = (listed(images), listed(maps)) if bank is None else ([r.scan for r in references], [None] * len(references))
     for number, (image, drawn, read) in enumerate(zip(*given, references, strict=True), start=1):
         inputs[f"reference {number}"] = _about(image, read.scan)
@@ -309,5 +310,5 @@ def _names(references: Sequence[Reference]) -> dict[str, str]:
 
 def _about(source: object, image: Scan | LabelMap) -> dict[str, str]:
     if isinstance(source, str | Path):
-        return {"name": Path(source).name, "sha256": content_hash(source)}
+        return {"name": written_name(source), "sha256": content_hash(source)}
     return {"name": f"{type(source).__name__} in memory", "sha256": content_hash(image)}

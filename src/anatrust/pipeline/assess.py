@@ -172,7 +172,7 @@ def assess(
         shows: Kind = mask_kind(case.labels) if kind == "auto" else kind
         chosen = judge_settings(settings, fitted, case, levels) if shows == "lesion" else RejectionSettings()
     with run.stage("inspect"):
-        findings = (*inspect_scan(case.scan, case.labels, case.probabilities, kind=shows), *remarks)
+        findings = (*inspect_scan(case.scan, case.labels, case.probabilities, kind=shows), *case.remarks, *remarks)
     base = Verdict(
         "review",
         ("not judged yet",),

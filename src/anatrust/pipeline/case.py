@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from anatrust.anatomy.organs import is_organ_name, label_names, label_tables
-from anatrust.errors import FormatError, InputError
+from anatrust.errors import FormatError, GeometryError, InputError
 from anatrust.image import read
+from anatrust.image.grid import Grid
+from anatrust.image.orientation import canonical_grid
 from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
+from anatrust.pipeline.finding import Finding
 from anatrust.pipeline.verdict import Kind
 
 __all__ = ["Case", "content_hash", "label_table", "mask_kind", "read_case"]
@@ -32,6 +35,8 @@ class Case:
     labels: LabelMap
     probabilities: ProbabilityMap | None = None
     anatomy: LabelMap | None = None
+    remarks: tuple[Finding, ...] = ()
+    """What had to be done to bring them there, for the input gate to say."""
 
 
 def read_case(
@@ -63,10 +68,33 @@ def read_case(
         If anything cannot be read or does not lie in the scan's space.
     """
     image = read.read_scan(scan, modality=modality, spacing=spacing, series=series)
-    labels = _named(read.read_mask(mask, reference=image.grid), names)
-    organs = None if anatomy is None else _named(read.read_mask(anatomy, reference=image.grid), anatomy_names)
+    labels, remarks = _on_scan(mask, image.grid, "mask")
+    organs = None
+    if anatomy is not None:
+        organs, more = _on_scan(anatomy, image.grid, "anatomy")
+        organs, remarks = _named(organs, anatomy_names), remarks + more
     channels = None if probabilities is None else read.read_probabilities(probabilities, reference=image.grid)
-    return Case(image, labels, channels, organs)
+    return Case(image, _named(labels, names), channels, organs, remarks)
+
+
+def _on_scan(source: object, grid: Grid, role: str) -> tuple[LabelMap, tuple[Finding, ...]]:
+    """A label map on the scan's grid, and a remark where its own voxels were others."""
+    if not isinstance(source, str | Path):
+        return read.read_mask(source, reference=grid), ()
+    stored = read.read_mask(source)
+    try:
+        labels = read.read_mask(stored, reference=grid)
+    except GeometryError as error:
+        raise GeometryError(f"{source}: {error}") from None
+    if not grid.spacing_known or canonical_grid(stored.grid).same_as(canonical_grid(grid)):
+        return labels, ()
+    remark = Finding(
+        "info",
+        f"{role}-resampled",
+        f"The {role} lies on another grid ({stored.grid!r}) and was brought to the scan's by nearest neighbour.",
+        "Sizes are those on the scan's grid; give the scan that it was drawn on if there is one.",
+    )
+    return labels, (remark,)
 
 
 def label_table(names: Names) -> dict[int, str]:
@@ -96,7 +124,7 @@ def label_table(names: Names) -> dict[int, str]:
     if path.stat().st_size > _LARGEST_NAMES:
         raise FormatError(f"{path.name} is too large for a table of label names")
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = json.loads(path.read_text(encoding="utf-8-sig"))
         plain = plain.get("labels", plain)
         pairs = [(k, v) if str(k).strip().isdigit() else (v, k) for k, v in plain.items()]
         return {int(number): str(name) for number, name in pairs if int(number) != 0}

@@ -176,8 +176,10 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, [cell.strip() for cell in cells]
             if width is None:
                 raise FormatError(f"{path.name}: the table is empty; begin it with a line of column names")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FormatError(f"{path.name}: this is not a CSV table in UTF-8 ({error})") from None
+    except UnicodeDecodeError:
+        raise FormatError(f"{path.name}: not a CSV table in UTF-8; save it as one (in Excel: 'CSV UTF-8')") from None
+    except csv.Error as error:
+        raise FormatError(f"{path.name}: this is not a CSV table ({error}); save it as one") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:

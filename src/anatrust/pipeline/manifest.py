@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anatrust.errors import InputError
+from anatrust.image.adapter import written_name
 from anatrust.image.atomic import replacing
 from anatrust.pipeline.acquisition_columns import ACQUISITION, dicom_columns, sidecar_columns
 
@@ -276,9 +277,13 @@ def write_manifest(path: str | Path, manifest: Manifest) -> Path:
     Raises
     ------
     InputError
-        If its folder cannot be written to.
+        If its folder cannot be written to, or a name is not UTF-8 and so fits into no table.
     """
     target = Path(path)
+    for row in manifest.rows:
+        for file in (row.image, row.mask, row.probabilities, row.truth):
+            if file is not None and written_name(file) != file.name:
+                raise InputError(f"the name {written_name(file)} is not UTF-8, which a table needs: rename the file")
     base = target.parent.resolve()
     with replacing(target) as part, part.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")

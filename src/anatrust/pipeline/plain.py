@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anatrust.image.adapter import written_name
 from anatrust.image.read import read_scan
 from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.image.write import write_mask, write_probabilities, write_scan
@@ -104,7 +105,7 @@ def _write(
     with output_folder(out) as folder:
         _write_images(folder, found.labels, found.probabilities)
         path = source if isinstance(source, str | Path) else None
-        name = Path(path).name if path is not None else f"{type(source).__name__} in memory"
+        name = written_name(path) if path is not None else f"{type(source).__name__} in memory"
         record = run_record(
             command="segment --plain",
             configuration={

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from anatrust.image.adapter import written_name
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.image.write import write_mask, write_probabilities
@@ -180,12 +181,12 @@ def _inputs(
     if isinstance(profile, Profile):
         inputs["profile"] = {"name": "Profile in memory", "cohort_hash": profile.cohort_hash}
     elif profile is not None:
-        inputs["profile"] = {"name": Path(profile).name, "sha256": content_hash(profile)}
+        inputs["profile"] = {"name": written_name(profile), "sha256": content_hash(profile)}
     return inputs
 
 
 def _about(source: object, image: Scan | LabelMap | ProbabilityMap) -> dict[str, str]:
     """Name and hash of an input: of the file where there is one, else of what was read from the object."""
     if isinstance(source, str | Path):
-        return {"name": Path(source).name, "sha256": content_hash(source)}
+        return {"name": written_name(source), "sha256": content_hash(source)}
     return {"name": f"{type(source).__name__} in memory", "sha256": content_hash(image)}
