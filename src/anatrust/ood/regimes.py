@@ -104,11 +104,11 @@ def regime_scores(
         return np.array([part.mean() for part in np.split(each, np.cumsum(counts)[:-1])])
 
     def judged(judges_of: Callable[[str], Sequence[Detector]], how: str) -> RegimeScores:
-        known: dict[int, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+        known: dict[tuple[int, ...], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
         inside, outside, calibration = {}, {}, {}
         for name in sets:
             judges = judges_of(name)
-            mark = hash(tuple(id(j) for j in judges))
+            mark = tuple(id(j) for j in judges)
             if mark not in known:
                 known[mark] = fused(judges, split.test, how), fused(judges, split.calibrate, how)
             inside[name], calibration[name] = known[mark]

@@ -16,6 +16,7 @@ from anatrust.image.volumes import LabelMap, Scan
 __all__ = ["SHIFTS", "SYNTHETIC_OUTLIERS", "shifted"]
 
 _PERCENTILES = (0.5, 99.5)
+_AROUND = 5.0  # mm beyond a lesion that are its surroundings
 Values = npt.NDArray[np.float64]
 
 
@@ -122,7 +123,8 @@ _VALUES: Mapping[str, Callable[[Values, float, np.random.Generator, tuple[float,
     "thick": _thick,
     "window": _window,
 }
-SHIFTS = (*sorted(_VALUES), "flip", "lesion")
+_LESIONS = ("lesion", "lesion-dark", "lesion-grey")
+SHIFTS = (*sorted(_VALUES), "flip", *_LESIONS)
 """Kinds of `shifted`."""
 
 SYNTHETIC_OUTLIERS: Mapping[str, float] = {
@@ -150,9 +152,10 @@ def shifted(scan: Scan, labels: LabelMap, kind: str, strength: float, *, seed: i
         Of :data:`SHIFTS`. Grey values are scaled so that the scan's 0.5 and 99.5 percentiles are 0 and 1,
         changed, and scaled back: ``"noise"`` (Rician, deviation), ``"bias"`` (log gain), ``"ghosting"``
         (share of the lines), ``"blur"`` and ``"thick"`` (mm), ``"remap"`` (log2 of gamma), ``"contrast"``,
-        ``"modality"`` (share of another grey-value curve), ``"window"`` (share lost), ``"lesion"`` (a bright
-        ball of this diameter in mm at the edge of what is marked), ``"flip"`` (axes turned; the strength does not
-        matter).
+        ``"modality"`` (share of another grey-value curve), ``"window"`` (share lost), ``"lesion"`` (a ball of this
+        diameter in mm around a marked voxel, brighter than all tissue), ``"lesion-grey"`` and ``"lesion-dark"`` (one
+        as bright or as dark as the extremes of what lies within 5 mm around it), ``"flip"`` (axes turned; the strength
+        does not matter).
     strength
         0 changes nothing (except for ``"flip"``).
     seed
@@ -193,7 +196,9 @@ def shifted(scan: Scan, labels: LabelMap, kind: str, strength: float, *, seed: i
     width = high - low if high > low else 1.0
     x = (array - low) / width
     changed = (
-        _lesion(x, labels, strength, rng) if kind == "lesion" else _VALUES[kind](x, strength, rng, scan.grid.spacing)
+        _lesion(x, labels, kind, strength, rng)
+        if kind in _LESIONS
+        else _VALUES[kind](x, strength, rng, scan.grid.spacing)
     )
     return _with(scan, changed * width + low), labels
 
@@ -208,8 +213,8 @@ def _turned(ndim: int, rng: np.random.Generator) -> tuple[int, ...]:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _lesion(x: Values, labels: LabelMap, strength: float, rng: np.random.Generator) -> Values:
-    """A ball of this diameter, half of it in what is marked, as bright as the brightest tissue."""
+def _lesion(x: Values, labels: LabelMap, kind: str, strength: float, rng: np.random.Generator) -> Values:
+    """A ball of this diameter around a marked voxel, brighter than all tissue or like the extremes around it."""
     inside = np.argwhere(labels.array != 0)
     if not len(inside):
         return x
@@ -217,4 +222,8 @@ def _lesion(x: Values, labels: LabelMap, strength: float, rng: np.random.Generat
     places = np.stack(np.meshgrid(*[np.arange(n) for n in x.shape], indexing="ij"), axis=-1) - centre
     apart = np.sqrt(((places * np.array(labels.grid.spacing)) ** 2).sum(axis=-1))
     share = np.clip((strength / 2 - apart) + 0.5, 0, 1)
-    return np.asarray((1 - share) * x + share * (1.1 + 0.05 * rng.standard_normal(x.shape)))
+    level = 1.1
+    if kind != "lesion":
+        around = x[(share == 0) & (apart <= strength / 2 + _AROUND)]
+        level = float(np.percentile(around, 98 if kind == "lesion-grey" else 2)) if around.size else level
+    return np.asarray((1 - share) * x + share * (level + 0.05 * rng.standard_normal(x.shape)))

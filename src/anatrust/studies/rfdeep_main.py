@@ -34,15 +34,8 @@ NEEDS = (
     "anatrust.models.stage_features",
 )
 _LEVELS = (1, 2, 3, 4)
-_VALIDITY = ("Mahalanobis, deep", "forest, deep")
+_VALIDITY = {"Mahalanobis, deep": 5000, "forest, deep": 1000}  # re-splits
 _RATES = (0.05, 0.1, 0.2)
-# Detectors that take seconds to fit are fitted less often; how often stands in each cell.
-_RESPLITS = {
-    "forest, histogram": 40,
-    "isolation forest, deep": 40,
-    **dict.fromkeys(("forest, deep as published", "forest, descriptors", "forest, radiomics"), 20),
-    "MLP, deep": 10,
-}
 
 
 def all_datasets(*, quick: bool) -> tuple[str, ...]:
@@ -87,16 +80,16 @@ def _cells(context: Context) -> list[Cell]:
             cells.append(Cell(f"scans/{name}/{dataset}", parameters, files=files, needs=NEEDS))
         wanted = [m for m in METHODS.values() if not context.quick or m.name in _QUICK]
         for method in wanted:
-            full = _RESPLITS.get(method.name, 100)
-            parameters = {"set": name, "method": method.name, "resplits": 2 if context.quick else full}
+            parameters = {"set": name, "method": method.name, "resplits": 2 if context.quick else 100}
             cells.append(Cell(f"resplits/{name}/{method.name}", parameters, files=files, needs=NEEDS))
         if name == "hippocampus":
-            for text in _VALIDITY[: 1 if context.quick else None]:
-                parameters = {"set": name, "method": text, "resplits": 20 if context.quick else 1000}
+            for text, full in list(_VALIDITY.items())[: 1 if context.quick else None]:
+                parameters = {"set": name, "method": text, "resplits": 20 if context.quick else full}
                 cells.append(Cell(f"validity/{name}/{text}", parameters, files=files, needs=NEEDS))
-            parameters = {"set": name, "method": _VALIDITY[0], "resplits": 10 if context.quick else 300}
+            first = next(iter(_VALIDITY))
+            parameters = {"set": name, "method": first, "resplits": 10 if context.quick else 300}
             needs = (*NEEDS, "anatrust.ood.cross", "anatrust.ood.screen")
-            cells.append(Cell(f"cross/{name}/{_VALIDITY[0]}", parameters, files=files, needs=needs))
+            cells.append(Cell(f"cross/{name}/{first}", parameters, files=files, needs=needs))
     return cells
 
 

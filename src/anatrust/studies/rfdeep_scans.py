@@ -35,7 +35,7 @@ from anatrust.ood.synthetic import shifted
 from anatrust.studies import provenance
 from anatrust.studies.segmenters import HeldOutImage, held_out, image_set, unet
 
-__all__ = ["CROPS", "FAR", "FEATURES", "LOGITS", "NEAR_LEVEL", "STRENGTHS", "Unit", "data_files", "far_names", "units"]
+__all__ = ["CROPS", "FAR", "LESIONS", "LOGITS", "NEAR_LEVEL", "STRENGTHS", "Unit", "data_files", "strength_of", "units"]
 
 SetName = Literal["hippocampus", "cardiac"]
 
@@ -50,6 +50,13 @@ STRENGTHS: Mapping[str, tuple[float, float, float, float]] = {
     "lesion": (4.0, 7.0, 10.0, 14.0),
 }
 """Four strengths of each near shift, see :func:`anatrust.ood.synthetic.shifted` for the units; fixed beforehand."""
+
+LESIONS: Mapping[str, tuple[float, float, float, float]] = {
+    "lesion-grey": (7.0, 10.0, 14.0, 20.0),
+    "lesion-dark": (7.0, 10.0, 14.0, 20.0),
+}
+"""Lesions with grey values that their surroundings have too, shown beside the near shifts and not counted among them;
+fixed beforehand as well."""
 
 NEAR_LEVEL = 3
 """The level (from 1) at which near shifts are learnt from and compared where one number a shift is wanted."""
@@ -75,8 +82,6 @@ CROPS: Mapping[str, CropSettings] = {
     "hippocampus": CropSettings(edge=32, draws=8, intensity="zscore"),
     "cardiac": CropSettings(edge=64, draws=8, intensity="zscore"),
 }
-FEATURES = ("deep", "levels", "histogram", "descriptors", "radiomics")
-"""Kinds of features: moments of the U-Net's stages before normalisation, their averages after it (as published), …"""
 LOGITS = tuple(
     f"{score} {pooling}" for score in ("msp", "maxlogit", "energy", "entropy") for pooling in ("mean", "p95")
 )
@@ -133,11 +138,6 @@ class Unit:
         return not self.features
 
 
-def far_names() -> tuple[str, ...]:
-    """Names of the far data sets."""
-    return tuple(FAR)
-
-
 def data_files(name: SetName, data: Path, *, quick: bool) -> tuple[str, ...]:
     """All images a study of this set reads, relative to the data folder."""
     return (*image_set(name, data, quick=quick).paths(), *(file for rows in FAR.values() for file, _ in rows))
@@ -167,7 +167,7 @@ def units(name: SetName, dataset: str, data: Path, *, quick: bool = False, varia
         "variant": variant,
         "quick": quick,
         "crops": settings.to_json(),
-        "strength": _strength(dataset),
+        "strength": strength_of(dataset),
         "source": provenance.source_hash(_CODE),
         "network": network_hash(name, data, quick),
     }
@@ -177,17 +177,18 @@ def units(name: SetName, dataset: str, data: Path, *, quick: bool = False, varia
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         tools = network(name, data, quick)
-        slow = "" if quick else "radiomics"
-        made = [_unit(tools, *scan, settings, variant, slow) for scan in _scans(name, dataset, data, quick)]
+        made = [_unit(tools, *scan, settings, variant, quick) for scan in _scans(name, dataset, data, quick)]
         with replacing(file) as part, part.open("wb") as handle:
             np.savez(handle, **packed(made))  # type: ignore[arg-type]
     with np.load(file, allow_pickle=False) as kept:
         return unpacked(dict(kept))
 
 
-def _strength(dataset: str) -> float | None:
+def strength_of(dataset: str) -> float | None:
+    """Of a data set named ``"KIND LEVEL"``; None for one that is no shift."""
     kind, _, level = dataset.rpartition(" ")
-    return STRENGTHS[kind][int(level) - 1] if kind in STRENGTHS else None
+    table = {**STRENGTHS, **LESIONS}
+    return table[kind][int(level) - 1] if kind in table else None
 
 
 @cache
@@ -226,7 +227,7 @@ def _scans(
         if (image.patient in usual) != (dataset == "usual"):
             continue
         scan = image.scan
-        strength = _strength(dataset)
+        strength = strength_of(dataset)
         if strength is not None:
             marks = LabelMap(np.asarray(image.labels > 0, dtype=np.uint8), scan.grid)
             scan = shifted(scan, marks, dataset.rpartition(" ")[0], strength)[0]
@@ -305,7 +306,7 @@ def _unit(
     group: str,
     settings: CropSettings,
     variant: str,
-    slow: str,
+    quick: bool,
 ) -> Unit:
     """Segment, draw crops where something was found, describe them."""
     import torch
@@ -333,9 +334,9 @@ def _unit(
             if not isinstance(plain, NoPrediction):
                 found["histogram"] = describe(plain, HistogramFeatures(bins=32))
                 # The slow kinds only where they are compared.
-                if _strength(key.dataset) is None or key.dataset.endswith(f" {NEAR_LEVEL}"):
+                if strength_of(key.dataset) is None or key.dataset.endswith(f" {NEAR_LEVEL}"):
                     found["descriptors"] = describe(plain, DescriptorFeatures())
-                    measured = _radiomics(scan, mask, name) if slow else None
+                    measured = None if quick else _radiomics(scan, mask, name)
                     if isinstance(measured, ScanFeatures):
                         found["radiomics"] = measured
             numbers = np.array(

@@ -26,7 +26,7 @@ from anatrust.studies.intervals import patient_bootstrap
 from anatrust.studies.rfdeep_lodo import cheaper
 from anatrust.studies.rfdeep_main import NEEDS, all_datasets, every_unit, sizes
 from anatrust.studies.rfdeep_methods import Method, Placements, resplit, scores, settle
-from anatrust.studies.rfdeep_scans import FAR, NEAR_LEVEL, STRENGTHS, Unit, data_files, units
+from anatrust.studies.rfdeep_scans import FAR, NEAR_LEVEL, STRENGTHS, Unit, data_files, strength_of, units
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
@@ -48,7 +48,7 @@ def _cells(context: Context) -> list[Cell]:
     needs = (*NEEDS, "anatrust.studies.rfdeep_scores", "anatrust.studies.rfdeep_lodo", "anatrust.ood.combination")
     return [
         Cell("cost", {}, files=files, needs=needs),
-        *(Cell(f"run {n}", {"run": n}, files=files, needs=needs) for n in range(2 if context.quick else 10)),
+        *(Cell(f"run {n}", {"run": n}, files=files, needs=needs) for n in range(2 if context.quick else 20)),
     ]
 
 
@@ -202,8 +202,8 @@ def between(rows: Mapping[str, Any], kind: str, place: float) -> float:
 def strength_at(kind: str, reached: Mapping[str, float]) -> float:
     """The strength at the level :func:`at_ten_points` gave."""
     low, share = int(reached[kind]), reached[kind] - int(reached[kind])
-    ends = (0.0, *STRENGTHS[kind], STRENGTHS[kind][-1])
-    return ends[low] + share * (ends[low + 1] - ends[low])
+    ends = [0.0 if level == 0 else strength_of(f"{kind} {level}") or 0.0 for level in (low, min(low + 1, 4))]
+    return ends[0] + share * (ends[1] - ends[0])
 
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""Detectors by name: forest, logistic, mlp (taught by strange scans); mahalanobis, knn, isolation, levels, given."""
+"""Detectors by name: those taught by strange scans, those that know usual ones alone, and a score given as it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anatrust.ood.detectors.base import Detector
 from anatrust.ood.detectors.forest import Forest
 from anatrust.ood.detectors.given import GivenScore
 from anatrust.ood.detectors.isolation import Isolation
-from anatrust.ood.detectors.level_ensemble import LevelEnsemble
+from anatrust.ood.detectors.level_ensemble import LevelEnsemble, PartEnsemble
 from anatrust.ood.detectors.logistic import Logistic
 from anatrust.ood.detectors.mahalanobis import Mahalanobis
 from anatrust.ood.detectors.mlp import MultilayerPerceptron
@@ -28,6 +28,7 @@ __all__ = [
     "Mahalanobis",
     "MultilayerPerceptron",
     "NearestNeighbours",
+    "PartEnsemble",
     "detector_names",
     "make_detector",
     "restore_detector",
@@ -43,6 +44,7 @@ _KINDS: dict[str, type[Detector]] = {
         NearestNeighbours,
         Isolation,
         LevelEnsemble,
+        PartEnsemble,
         GivenScore,
     )
 }

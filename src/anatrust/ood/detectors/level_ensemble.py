@@ -14,7 +14,7 @@ from anatrust.ood.detectors.base import Arrays, Detector, Levels, Rows, taken
 from anatrust.ood.detectors.gaussian import Covariance
 from anatrust.ood.detectors.mahalanobis import Mahalanobis, Normalisation
 
-__all__ = ["LevelEnsemble", "held_out_scores"]
+__all__ = ["LevelEnsemble", "PartEnsemble", "held_out_scores"]
 
 
 def held_out_scores(make: Any, scans: list[Rows], folds: int, seed: int) -> Rows:
@@ -117,3 +117,32 @@ class LevelEnsemble(Detector):
 
     def _part_document(self) -> dict[str, Any]:
         return {"schema": 1, "settings": self._part().settings()}
+
+
+@dataclass
+class PartEnsemble(LevelEnsemble):
+    """As `LevelEnsemble`, all levels of one part together: what stands before ``": "`` in their names.
+
+    Parts are features of different kinds side by side (a network's stages, the mask, the quality of the image). In
+    one covariance the kind with most columns would drown the others.
+    """
+
+    name: ClassVar[str] = "parts"
+
+    normalise: Normalisation = "zscore"
+
+    def _fit(self, inside: list[Rows], outside: list[Rows], levels: Levels, seed: int) -> None:
+        super()._fit(inside, outside, _parts(levels), seed)
+
+    def _restore(self, arrays: Mapping[str, npt.NDArray[Any]], width: int, levels: Levels) -> None:
+        super()._restore(arrays, width, _parts(levels))
+
+
+def _parts(levels: Levels) -> Levels:
+    widths: dict[str, int] = {}
+    for name, width in levels:
+        part = name.partition(": ")[0] if ": " in name else ""
+        if part in widths and part != list(widths)[-1]:
+            raise InputError(f"the levels of the part {part!r} do not stand side by side: join whole parts")
+        widths[part] = widths.get(part, 0) + width
+    return tuple(widths.items())
