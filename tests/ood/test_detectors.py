@@ -389,6 +389,37 @@ class TestLevels(Contract):
             make_detector("levels").fit(scans(3))
 
 
+class TestParts(TestLevels):
+    name = "parts"
+
+    def levels(self) -> tuple[tuple[str, int], ...]:
+        return (("net: fine", 3), ("mask: inside", 4), ("mask: rim", 5))
+
+    def test_each_level_is_in_units_of_unseen_scans(self) -> None:
+        detector = self.fitted()
+        assert isinstance(detector, LevelEnsemble)
+        by_part = detector.level_scores(np.concatenate(scans(200, seed=20)))
+        assert by_part.shape == (800, 2)
+        # One part is a Mahalanobis distance of its columns alone.
+        inside, new = scans(12, seed=1), scans(4, 1.0, seed=23)
+        alone = make_detector("mahalanobis", normalise="zscore").fit([scan[:, :3] for scan in inside])
+        expected = np.sqrt(np.concatenate([alone.score_crops(scan[:, :3]) for scan in new]))
+        found = detector.level_scores(np.concatenate(new))[:, 0]
+        np.testing.assert_allclose(np.diff(found) / np.diff(expected), np.diff(found)[0] / np.diff(expected)[0])
+
+    def test_levels_without_a_part_are_one_part_and_parts_stay_together(self) -> None:
+        plain = self.make().fit(scans(12), levels=LEVELS)
+        assert isinstance(plain, LevelEnsemble)
+        assert plain.level_scores(scans(1)[0]).shape == (4, 1)
+        torn = (("a: x", 3), ("b: x", 4), ("a: y", 5))
+        with pytest.raises(InputError, match="side by side"):
+            self.make().fit(scans(12), levels=torn)
+
+    def test_needs_four_scans(self) -> None:
+        with pytest.raises(InputError, match="four usual"):
+            make_detector("parts").fit(scans(3))
+
+
 class TestGiven(Contract):
     name = "given"
     width = 1
@@ -401,7 +432,8 @@ class TestGiven(Contract):
 
 
 def test_every_detector_has_its_contract() -> None:
-    assert {kind.name for kind in Contract.__subclasses__()} == set(detector_names())
+    kinds = [*Contract.__subclasses__(), *TestLevels.__subclasses__()]
+    assert {kind.name for kind in kinds} == set(detector_names())
 
 
 @pytest.mark.parametrize(

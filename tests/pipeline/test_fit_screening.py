@@ -16,17 +16,20 @@ from anatrust.cli.main import run
 from anatrust.errors import FormatError, InputError
 from anatrust.image import read_mask, read_scan, write_scan
 from anatrust.image.grid import Grid
-from anatrust.image.volumes import Mask, ProbabilityMap, Scan
+from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.image.write import write_mask, write_probabilities
 from anatrust.ood.crops import CropSettings
 from anatrust.ood.features import ScanFeatures
+from anatrust.ood.quality_features import QualityFeatures
+from anatrust.ood.synthetic import shifted
 from anatrust.pipeline.assess import assess
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
 from anatrust.pipeline.fit_screening import fit_screening
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.screening import screen_scan
-from anatrust.pipeline.screening_features import FeatureCache, Refused, make_description, row_features
+from anatrust.pipeline.screening_cache import FeatureCache, Refused, row_features
+from anatrust.pipeline.screening_features import Description, make_description
 
 GRID = Grid((40, 36), np.eye(4))
 SMALL = CropSettings(edge=32, draws=4)
@@ -121,7 +124,7 @@ def test_strange_scans_are_made_where_there_are_none(folder: Path) -> None:
     cohort = Cohort.read(table(folder, usual(35)))
     fitted = fit_screening(cohort, flag_rate=0.1, synthetic_outliers=True, description=make_description(crops=SMALL))
     assert fitted.section is not None
-    assert {d.name for d in fitted.section.screener.detectors} == {"forest", "mahalanobis"}
+    assert {d.name for d in fitted.section.screener.detectors} == {"forest", "parts"}
     made = fitted.section.synthetic
     assert made is not None
     assert sum(made.values()) == 26
@@ -262,7 +265,7 @@ def test_a_histogram_stands_beside_other_features(
     profile = Profile.load(tmp_path / "p.profile")
     assert profile.screening is not None
     levels = dict(profile.screening.screener.levels)
-    assert levels["histogram"] == 64
+    assert levels["histogram: histogram"] == 64
     assert len(levels) > 2
     assert any("descriptors and histogram" in line for line in profile.describe())
     assert verdict_of(profile, folder, 47) == "strange"
@@ -291,7 +294,7 @@ def test_many_strange_scans_of_few_people_teach_no_forest(folder: Path) -> None:
         Cohort.read(table(folder, [*usual(30), *shown])), flag_rate=0.1, description=make_description(crops=SMALL)
     )
     assert fitted.section is not None
-    assert [d.name for d in fitted.section.screener.detectors] == ["mahalanobis"]
+    assert [d.name for d in fitted.section.screener.detectors] == ["parts"]
     assert any("14 strange scans of 4 patients are too few" in note for note in fitted.notes)
 
 
@@ -366,7 +369,7 @@ def test_changed_copies_are_segmented_again_where_certainty_is_measured(folder: 
         fit_screening(cohort, synthetic_outliers=True, description=make_description("mask+certainty"))
     plain = fit_screening(cohort, flag_rate=0.1, synthetic_outliers=True)
     assert plain.section is not None
-    assert plain.section.measured.words == "mask"
+    assert plain.section.measured.words == "mask and image quality"
 
 
 def test_crops_are_not_chosen_where_none_are_measured(
@@ -378,7 +381,7 @@ def test_crops_are_not_chosen_where_none_are_measured(
     with pytest.raises(InputError, match="cannot measure"):
         make_description("histogram+magic")
     both = make_description("descriptors+certainty+histogram+mask", SMALL)
-    assert both.histogram
+    assert both.beside == ("histogram", "mask", "certainty")
     assert both.words == "descriptors and histogram and mask and the segmenter's certainty"
     with pytest.raises(InputError, match="not beside radiomics"):
         make_description("radiomics+mask")
@@ -389,4 +392,31 @@ def test_crops_are_not_chosen_where_none_are_measured(
     assert isinstance(two, ScanFeatures)
     np.testing.assert_array_equal(one.values[:, -two.values.shape[1] :], np.repeat(two.values, len(one.values), axis=0))
     assert one.identity == beside.identity != alone.identity
-    assert one.levels[-len(two.levels) :] == two.levels
+    assert one.levels[-len(two.levels) :] == tuple((f"mask: {name}", width) for name, width in two.levels)
+
+
+def test_image_quality_stands_beside_the_mask_as_a_part_of_its_own(folder: Path) -> None:
+    row = Cohort.read(table(folder, usual(2))).rows[0]
+    mask, both = row_features(row, make_description("mask")), row_features(row, make_description())
+    assert isinstance(mask, ScanFeatures)
+    assert isinstance(both, ScanFeatures)
+    scan = read_scan(row.image)
+    quality = QualityFeatures().of(scan, identifier="any")
+    np.testing.assert_array_equal(both.values, np.concatenate([mask.values, quality.values], axis=1))
+    assert {name.partition(": ")[0] for name, _ in both.levels} == {"mask", "quality"}
+    fitted = fit_screening(Cohort.read(table(folder, usual(30))), flag_rate=0.1)
+    assert fitted.section is not None
+    # A little noise is seen by the quality of the image, and the explanation says so.
+    noisy = shifted(scan, LabelMap(np.ones(scan.grid.shape, np.uint8), scan.grid), "noise", 0.3)[0]
+    assert row.mask is not None
+    told, why = screen_scan(fitted.section, noisy, read_mask(row.mask, reference=scan.grid))
+    assert told.verdict == "strange"
+    assert why is not None
+    assert why.levels[0][0].startswith("quality: ")
+
+
+def test_a_profile_that_measures_something_newer_is_refused() -> None:
+    plain, arrays = make_description("mask+quality").to_arrays()
+    assert Description.from_arrays(plain, CropSettings(), arrays).identity == make_description().identity
+    with pytest.raises(FormatError, match="newer than this version"):
+        Description.from_arrays({**plain, "beside": ["magic"]}, CropSettings(), arrays)

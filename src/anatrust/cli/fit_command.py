@@ -72,10 +72,10 @@ def fit_command(
         str,
         typer.Option(
             metavar="WHAT",
-            help="What screening measures: mask, descriptors, histogram, radiomics, or the folder of a network; "
-            "behind it +histogram (of the crops), +mask, +certainty (the segmenter's entropy) stand beside.",
+            help="What screening measures: mask, descriptors, histogram, radiomics, or a network's folder; "
+            "behind it +histogram (of the crops), +mask, +quality (of the image), +certainty (of the segmenter).",
         ),
-    ] = "mask",
+    ] = "mask+quality",
     crop_edge: Annotated[
         int | None, typer.Option(metavar="MM", help="Edge of screening's crops, a multiple of 32; 128 by default.")
     ] = None,

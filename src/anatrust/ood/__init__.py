@@ -18,6 +18,7 @@ from anatrust.ood.features import (
 from anatrust.ood.logit_scores import crop_boxes, logit_map, pooled_score, roi_scores
 from anatrust.ood.mask_features import MaskFeatures
 from anatrust.ood.persistence import screener_from_arrays, screener_to_arrays
+from anatrust.ood.quality_features import QualityFeatures
 from anatrust.ood.radiomics import RadiomicsFeatures
 from anatrust.ood.regimes import RegimeScores, regime_scores
 from anatrust.ood.screen import Screener, Screening, fit_screener, patients_for_rate
@@ -39,6 +40,7 @@ __all__ = [
     "HistogramFeatures",
     "MaskFeatures",
     "NoPrediction",
+    "QualityFeatures",
     "RadiomicsFeatures",
     "RegimeScores",
     "ScanFeatures",

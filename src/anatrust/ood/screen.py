@@ -329,7 +329,7 @@ def fit_screener(
             raise InputError(f"combining detectors needs usual scans of at least four patients, not {len(everyone)}")
         order = np.random.default_rng(seed).permutation(len(everyone))
         references = np.empty((len(detectors), len(inside)))
-        for part in np.array_split(order, min(folds, len(everyone) // 2)):
+        for part in np.array_split(order, min(folds, len(everyone))):
             out = {everyone[i] for i in part}
             left = [i for i, patient in enumerate(patients) if patient in out]
             rest = [scan for scan, patient in zip(inside, patients, strict=True) if patient not in out]

@@ -21,7 +21,8 @@ from anatrust.ood.screen import Screener, fit_screener, patients_for_rate
 from anatrust.ood.synthetic import SYNTHETIC_OUTLIERS, shifted
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.screening import ScreeningSection
-from anatrust.pipeline.screening_features import Description, FeatureCache, Refused, make_description, row_features
+from anatrust.pipeline.screening_cache import FeatureCache, Refused, row_features
+from anatrust.pipeline.screening_features import Description, make_description
 
 __all__ = ["FittedScreening", "fit_screening"]
 
@@ -62,8 +63,9 @@ def fit_screening(
     """Fit screening on the rows that say ``outlier = false`` (usual) and ``true`` (strange), with masks.
 
     Usual patients are split once, by seed: some are fitted on, and at least ``1/flag_rate - 1`` others
-    calibrate. With strange scans of ten patients a random forest and a Mahalanobis distance are combined by
-    rank; else the Mahalanobis distance, which needs usual scans only, stands alone.
+    calibrate. With strange scans of ten patients a random forest and a Mahalanobis distance (one a part where several
+    kinds of features stand side by side, averaged) are combined by rank; else the distance, which needs usual scans
+    only, stands alone.
 
     Parameters
     ----------
@@ -72,7 +74,7 @@ def fit_screening(
     flag_rate, modality, seed
         Share of usual scans that may be flagged; of all scans; of the split.
     description
-        What is measured; local descriptors in the mask and its rim if None.
+        What is measured; local descriptors in the mask and its rim, and image quality, if None.
     detectors
         Names of detectors to fit instead; several are combined by rank, never the best one picked.
     synthetic_outliers
@@ -139,7 +141,8 @@ def fit_screening(
                 made[kind] += 1
     # Many scans of few people teach a forest who they are.
     people = len({row.patient for row, _ in shown}) + sum(made.values())
-    names = tuple(detectors or (("forest", "mahalanobis") if people >= _LEAST_OUTLIERS else ("mahalanobis",)))
+    alone = "parts" if description.beside else "mahalanobis"
+    names = tuple(detectors or (("forest", alone) if people >= _LEAST_OUTLIERS else (alone,)))
     taught = any(make_detector(name).needs_outliers for name in names)
     if taught and len(strange) < 2:
         raise InputError(

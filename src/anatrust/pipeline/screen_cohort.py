@@ -21,7 +21,7 @@ from anatrust.ood.drift import DriftMonitor, DriftStep
 from anatrust.ood.screen import Screening, patient_key
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.screening import ScreeningSection, screen_features
-from anatrust.pipeline.screening_features import FeatureCache, Refused, row_features
+from anatrust.pipeline.screening_cache import FeatureCache, Refused, row_features
 
 __all__ = ["Drift", "MaskSummary", "ScreenedRow", "by_date", "mask_summary", "screen_cohort"]
 

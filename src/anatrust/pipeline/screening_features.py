@@ -1,63 +1,37 @@
-"""What screening measures in a scan: the mask and its rim, crops around it, how sure the segmenter is of it."""
+"""What screening measures in a scan: the mask and its rim, crops, image quality, how sure the segmenter is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from anatrust._version import __version__
 from anatrust.errors import FormatError, InputError
-from anatrust.image.atomic import replacing
 from anatrust.image.orientation import canonical
-from anatrust.image.read import read_mask, read_probabilities, read_scan
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.ood.certainty import CERTAINTY_LEVELS, certainty, certainty_identity
 from anatrust.ood.crops import Crops, CropSettings, NoPrediction, anchored_crops
-from anatrust.ood.features import (
-    DescriptorFeatures,
-    FeatureExtractor,
-    HistogramFeatures,
-    ScanFeatures,
-    describe,
-    joined,
-)
+from anatrust.ood.features import DescriptorFeatures, FeatureExtractor, HistogramFeatures, ScanFeatures, describe
 from anatrust.ood.mask_features import MaskFeatures
+from anatrust.ood.quality_features import QualityFeatures
 from anatrust.ood.radiomics import RadiomicsFeatures
-from anatrust.pipeline.case import content_hash
-from anatrust.pipeline.cohort import CohortRow
-from anatrust.pipeline.finding import Finding, worst
-from anatrust.pipeline.inspect import inspect_scan
 
 if TYPE_CHECKING:
     from anatrust.models.stage_encoders import LoadedEncoder
 
-__all__ = ["Description", "FeatureCache", "Refused", "crops_of", "make_description", "row_features", "scan_name"]
+__all__ = ["Description", "crops_of", "make_description", "scan_name"]
 
-_CACHE_SCHEMA = 2
-_BESIDE = ("histogram", "mask", "certainty")
 Kind = Literal["mask", "descriptors", "histogram", "radiomics", "encoder"]
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The input gate found an error: the scan is not screened at all."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def reason(self) -> str:
-        """The first error in words."""
-        return next(f.sentence for f in self.findings if f.severity == "error")
+Beside = Literal["histogram", "mask", "quality", "certainty"]
+_OF_CROPS = {"histogram", "mask"}
+_WORDS = {"quality": "image quality", "certainty": "the segmenter's certainty"}
 
 
 def scan_name(scan: Scan) -> str:
@@ -89,31 +63,27 @@ class Description:
         How crops are drawn and scaled; what measures the mask takes spacing and scaling from it.
     encoder
         The network for ``"encoder"``.
-    histogram
-        Whether the histogram of the same crops (under the rule ``"auto"``) stands beside the features: a network's
-        averages hardly see a small bright place, a histogram does.
-    mask
-        Whether the features of kind ``"mask"`` (under the rule ``"auto"``) stand beside those of crops.
-    certainty
-        Whether the segmenter's entropy over the mask stands beside the features; scans need probabilities then.
+    beside
+        What stands beside the features of ``kind``, each a part of its own: ``"histogram"`` of the same crops and
+        ``"mask"`` (both under the rule ``"auto"``), where a network's averages hardly see a small bright place;
+        ``"quality"`` of the whole frame as an image; ``"certainty"``, the segmenter's entropy over the mask, for which
+        scans need probabilities.
     """
 
     kind: Kind
     crops: CropSettings
     encoder: LoadedEncoder | None = None
-    histogram: bool = False
-    mask: bool = False
-    certainty: bool = False
+    beside: tuple[Beside, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind) or (self.kind == "encoder") != (self.encoder is not None):
             raise InputError(
                 f"screening measures {', '.join(get_args(Kind))}; the last needs a network, not {self.kind!r}"
             )
-        if self.histogram and (self.of_mask or self.kind == "histogram"):
-            raise InputError(f"a histogram stands beside features of crops, not beside {self.kind}: leave one out")
-        if self.mask and self.of_mask:
-            raise InputError(f"the mask stands beside features of crops, not beside {self.kind}: leave one out")
+        for name in set(self.beside) & _OF_CROPS:
+            if self.of_mask or self.kind == name:
+                raise InputError(f"+{name} stands beside features of crops, not beside {self.kind}: leave one out")
+        object.__setattr__(self, "beside", tuple(name for name in get_args(Beside) if name in self.beside))
 
     @property
     def of_mask(self) -> bool:
@@ -121,89 +91,76 @@ class Description:
         return self.kind in ("mask", "radiomics")
 
     @property
+    def certainty(self) -> bool:
+        """Whether scans need probabilities."""
+        return "certainty" in self.beside
+
+    @property
     def words(self) -> str:
         """What is measured, in short."""
-        beside = {"histogram": self.histogram, "mask": self.mask, "the segmenter's certainty": self.certainty}
-        return " and ".join([self.kind, *(name for name, there in beside.items() if there)])
+        return " and ".join([self.kind, *(_WORDS.get(name, name) for name in self.beside)])
 
     @cached_property
-    def _extractor(self) -> FeatureExtractor:
+    def _parts(self) -> Mapping[str, tuple[str, _Measure]]:
+        """What is measured, part by part: its exact description, and how."""
+        crops, plain = self.crops, replace(self.crops, intensity="auto")
+        grey = crops.intensity if self.kind == "mask" else "auto"
+        mask = MaskFeatures(intensity=grey, window=crops.window)
+        radiomics = RadiomicsFeatures(crops.spacing, intensity=crops.intensity, window=crops.window)
+        quality = QualityFeatures(crops.window)
+        made: dict[str, tuple[str, _Measure]] = {
+            "mask": (mask.identity, lambda seen: mask.of(seen.scan, seen.mask, identifier=seen.name)),
+            "radiomics": (radiomics.identity, lambda seen: radiomics.of(seen.scan, seen.mask, identifier=seen.name)),
+            "quality": (quality.identity, lambda seen: quality.of(seen.scan, identifier=seen.name)),
+            "certainty": (certainty_identity(), _certainty),
+        }
+        extractors: dict[str, FeatureExtractor] = {
+            "histogram": HistogramFeatures(),
+            "descriptors": DescriptorFeatures(),
+        }
         if self.encoder is not None:
-            return self.encoder.features
-        return HistogramFeatures() if self.kind == "histogram" else DescriptorFeatures()
-
-    @cached_property
-    def _whole(self) -> MaskFeatures | RadiomicsFeatures:
-        crops = self.crops
-        if self.kind == "radiomics":
-            return RadiomicsFeatures(crops.spacing, intensity=crops.intensity, window=crops.window)
-        return MaskFeatures(intensity=crops.intensity if self.kind == "mask" else "auto", window=crops.window)
+            extractors["encoder"] = self.encoder.features
+        for name, extractor in extractors.items():
+            made[name] = _in_crops(extractor, crops if name == self.kind else plain)
+        return {name: made[name] for name in (self.kind, *self.beside)}
 
     @property
     def identity(self) -> str:
         """Exact description: equal strings give equal features."""
-        own = self._whole if self.of_mask else self._extractor
-        beside = [(HistogramFeatures(), self._plain)] if self.histogram else []
-        parts = [(own.identity, self.crops), *((extra.identity, crops) for extra, crops in beside)]
-        text = " + ".join(f"{name} of crops {json.dumps(c.to_json(), sort_keys=True)}" for name, c in parts)
-        text += f" + {self._whole.identity}" * self.mask
-        return text + f" + {certainty_identity()}" * self.certainty
-
-    @property
-    def _plain(self) -> CropSettings:
-        return replace(self.crops, intensity="auto")
+        return " + ".join(text for text, _ in self._parts.values())
 
     def of(
         self, scan: Scan, labels: LabelMap, probabilities: ProbabilityMap | None = None
     ) -> ScanFeatures | NoPrediction:
-        """Features of one scan around everything its mask marks.
+        """Features of one scan around everything its mask marks; those of the whole scan repeated for each crop.
 
         Raises
         ------
         InputError
             If the segmenter's certainty is measured and there are no probabilities.
         """
-        if self.certainty and probabilities is None:
-            raise InputError(
-                "the segmenter's probabilities are missing (-p, or the column probabilities): the profile measures how"
-                " sure the segmenter is"
-            )
-        mask = Mask(np.asarray(labels.array != 0), scan.grid)
-        found = self._whole.of(scan, mask, identifier=scan_name(scan)) if self.of_mask else self._in_crops(scan, labels)
-        if isinstance(found, NoPrediction):
-            return found
-        parts, levels = [found.values], found.levels
-        if self.mask:
-            local = self._whole.of(scan, mask, identifier=found.identifier)
-            if isinstance(local, NoPrediction):
-                return local
-            parts, levels = [*parts, local.values], (*levels, *local.levels)
-        if self.certainty and probabilities is not None:
-            parts, levels = [*parts, certainty(probabilities, mask)[None]], (*levels, *CERTAINTY_LEVELS)
-        rows = [np.broadcast_to(part, (len(found.values), part.shape[1])) for part in parts]
-        return ScanFeatures(found.identifier, np.concatenate(rows, axis=1), levels, self.identity)
-
-    def _in_crops(self, scan: Scan, labels: LabelMap) -> ScanFeatures | NoPrediction:
-        drawn = crops_of(scan, labels, self.crops)
-        if isinstance(drawn, NoPrediction):
-            return drawn
-        found = describe(drawn, self._extractor)
-        if not self.histogram:
-            return found
-        plain = crops_of(scan, labels, self._plain)
-        return plain if isinstance(plain, NoPrediction) else joined([found, describe(plain, HistogramFeatures())])
+        seen = _Seen(scan, Mask(np.asarray(labels.array != 0), scan.grid), probabilities, scan_name(scan))
+        found: dict[str, ScanFeatures] = {}
+        for part, (_, measure) in self._parts.items():
+            own = measure(seen)
+            if isinstance(own, NoPrediction):
+                return own
+            found[part] = own
+        rows = max(len(own.values) for own in found.values())
+        values = np.concatenate([np.broadcast_to(f.values, (rows, f.values.shape[1])) for f in found.values()], axis=1)
+        named = [(f"{part}: {name}", width) for part, own in found.items() for name, width in own.levels]
+        levels = tuple(named) if len(found) > 1 else found[self.kind].levels
+        return ScanFeatures(seen.name, values, levels, self.identity)
 
     def to_arrays(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values and plain arrays for a profile."""
-        beside = {name: True for name in _BESIDE if getattr(self, name)}
+        plain = {"kind": self.kind, "beside": list(self.beside)}
         if self.encoder is None:
-            return {"kind": self.kind, **beside}, {}
+            return plain, {}
         from anatrust.models.stage_encoders import encoder_to_arrays
 
         document, arrays = encoder_to_arrays(self.encoder)
-        return {"kind": self.kind, **beside, "encoder": document}, {
-            f"encoder.{name}": value for name, value in arrays.items()
-        }
+        return {**plain, "encoder": document}, {f"encoder.{name}": value for name, value in arrays.items()}
 
     @classmethod
     def from_arrays(
@@ -216,25 +173,58 @@ class Description:
         FormatError
             If the network is damaged or of a newer kind.
         """
-        beside: dict[str, Any] = {name: bool(plain.get(name, False)) for name in _BESIDE}
+        beside = tuple(plain.get("beside", ()))
+        if not set(beside) <= set(get_args(Beside)):
+            raise FormatError(f"the profile measures {beside}, which is newer than this version: fit again")
         if plain["kind"] != "encoder":
-            return cls(plain["kind"], crops, **beside)
+            return cls(plain["kind"], crops, beside=beside)
         from anatrust.models.stage_encoders import encoder_from_arrays
 
         own = {n.removeprefix("encoder."): value for n, value in arrays.items() if n.startswith("encoder.")}
-        return cls("encoder", crops, encoder_from_arrays(plain["encoder"], own), **beside)
+        return cls("encoder", crops, encoder_from_arrays(plain["encoder"], own), beside)
 
 
-def make_description(features: str | Path = "mask", crops: CropSettings | None = None) -> Description:
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a part is measured in."""
+
+    scan: Scan
+    mask: Mask
+    probabilities: ProbabilityMap | None
+    name: str
+
+
+_Measure = Callable[[_Seen], ScanFeatures | NoPrediction]
+
+
+def _in_crops(extractor: FeatureExtractor, crops: CropSettings) -> tuple[str, _Measure]:
+    def measured(seen: _Seen) -> ScanFeatures | NoPrediction:
+        drawn = anchored_crops(seen.scan, seen.mask, crops, identifier=seen.name)
+        return drawn if isinstance(drawn, NoPrediction) else describe(drawn, extractor)
+
+    return f"{extractor.identity} of crops {json.dumps(crops.to_json(), sort_keys=True)}", measured
+
+
+def _certainty(seen: _Seen) -> ScanFeatures:
+    if seen.probabilities is None:
+        raise InputError(
+            "the segmenter's probabilities are missing (-p, or the column probabilities): the profile measures how"
+            " sure the segmenter is"
+        )
+    return ScanFeatures(seen.name, certainty(seen.probabilities, seen.mask)[None], CERTAINTY_LEVELS, "certainty")
+
+
+def make_description(features: str | Path = "mask+quality", crops: CropSettings | None = None) -> Description:
     """What to measure, by name or by the folder of a network.
 
     Parameters
     ----------
     features
         ``"mask"``, ``"descriptors"``, ``"histogram"``, ``"radiomics"`` (extra of that name), or a folder that
-        :func:`~anatrust.models.stage_encoders.load_encoder` reads (extra ``deep``). ``"+histogram"`` behind
-        ``"descriptors"`` or a folder puts the crops' histogram beside it, ``"+mask"`` what is in the mask and its
-        rim, ``"+certainty"`` behind anything the segmenter's entropy over the mask; in any order.
+        :func:`~anatrust.models.stage_encoders.load_encoder` reads (extra ``deep``). Behind ``"descriptors"``,
+        ``"histogram"`` or a folder ``"+histogram"`` puts the crops' histogram beside it and ``"+mask"`` what is in the
+        mask and its rim; behind anything ``"+quality"`` the quality of the whole frame and ``"+certainty"`` the
+        segmenter's entropy over the mask; in any order.
     crops
         How crops are drawn. For a network the intensity rule (and its window) becomes its own unless
         another rule than ``"auto"`` was chosen.
@@ -245,122 +235,21 @@ def make_description(features: str | Path = "mask", crops: CropSettings | None =
         If there is no such name or folder.
     """
     crops = crops or CropSettings()
-    wanted, beside = str(features), dict[str, Any]()
-    while (name := wanted.rpartition("+")[2]) in _BESIDE and "+" in wanted:
-        wanted, beside[name] = wanted.rpartition("+")[0], True
+    wanted, beside = str(features), list[Any]()
+    while (name := wanted.rpartition("+")[2]) in get_args(Beside) and "+" in wanted:
+        wanted = wanted.rpartition("+")[0]
+        beside.append(name)
     for kind in get_args(Kind)[:4]:
         if wanted == kind:
-            return Description(kind, crops, **beside)
+            return Description(kind, crops, beside=tuple(beside))
     if not Path(wanted).is_dir():
         raise InputError(
             f"screening cannot measure {wanted!r}: give mask, descriptors, histogram, radiomics or a folder,"
-            " and +histogram, +mask or +certainty behind it"
+            " and +histogram, +mask, +quality or +certainty behind it"
         )
     from anatrust.models.stage_encoders import load_encoder
 
     encoder = load_encoder(wanted)
     if crops.intensity == "auto":
         crops = replace(crops, intensity=encoder.intensity, window=encoder.window or crops.window)  # type: ignore[arg-type]
-    return Description("encoder", crops, encoder, **beside)
-
-
-@dataclass(frozen=True)
-class FeatureCache:
-    """Features of scans on disk, one file a scan, named by what they were made from.
-
-    Each file is written whole or not at all, so a killed run goes on where it stopped, and several
-    processes may share a folder. Its header says from which bytes, with which description and by which
-    version it was made; a file that is damaged or says otherwise is made again. No pickle.
-    """
-
-    folder: Path
-
-    def key(self, row: CohortRow, description: Description, modality: str | None) -> str:
-        """A name of the row's bytes, the description and this version."""
-        return hashlib.sha256(json.dumps(self._header(row, description, modality), sort_keys=True).encode()).hexdigest()
-
-    def _header(self, row: CohortRow, description: Description, modality: str | None) -> dict[str, Any]:
-        return {
-            "schema": _CACHE_SCHEMA,
-            "anatrust": __version__,
-            "image": content_hash(row.image),
-            "mask": _content(row.mask),
-            "description": description.identity,
-            **({"probabilities": _content(row.probabilities)} if description.certainty else {}),
-            "modality": modality,
-        }
-
-    def read(
-        self, row: CohortRow, description: Description, modality: str | None
-    ) -> ScanFeatures | NoPrediction | None:
-        """What is kept of this row; None where nothing (usable) is."""
-        file = self.folder / f"screening-{self.key(row, description, modality)}.npz"
-        try:
-            with file.open("rb") as handle, np.load(handle, allow_pickle=False) as kept:
-                arrays = dict(kept)
-            provenance = json.loads(arrays.pop("provenance").tobytes())
-            nothing = provenance.pop("no_prediction", None)
-            if provenance != self._header(row, description, modality):
-                return None
-            return NoPrediction(*nothing) if nothing else ScanFeatures.from_arrays(arrays)
-        except (
-            FormatError,
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            BadZipFile,
-            zlib.error,
-        ):
-            return None
-
-    def write(
-        self, row: CohortRow, description: Description, modality: str | None, found: ScanFeatures | NoPrediction
-    ) -> None:
-        """Keep what was found."""
-        provenance = self._header(row, description, modality)
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        if isinstance(found, NoPrediction):
-            provenance["no_prediction"] = [found.identifier, found.reason]
-        else:
-            arrays = found.to_arrays()
-        arrays["provenance"] = np.frombuffer(json.dumps(provenance, sort_keys=True).encode(), dtype=np.uint8)
-        file = self.folder / f"screening-{self.key(row, description, modality)}.npz"
-        with replacing(file) as part, part.open("wb") as handle:
-            np.savez(handle, **arrays)  # type: ignore[arg-type]
-
-
-def row_features(
-    row: CohortRow, description: Description, *, modality: str | None = None, cache: FeatureCache | None = None
-) -> ScanFeatures | NoPrediction | Refused:
-    """Features of one row of a cohort, from the cache where they are.
-
-    A row known to be an outlier passes the input gate whatever it finds: it is there because it is strange.
-
-    Raises
-    ------
-    AnatrustError
-        If a file cannot be read or the mask is missing.
-    """
-    if row.mask is None:
-        raise InputError("the mask is missing: screening looks where the segmenter drew")
-    if cache is not None and (kept := cache.read(row, description, modality)) is not None:
-        return kept
-    scan = read_scan(row.image, modality=modality)
-    labels = read_mask(row.mask, reference=scan.grid)
-    findings = tuple(inspect_scan(scan, labels))
-    if not row.outlier and worst(findings) == "error":
-        return Refused(findings)
-    soft = None
-    if description.certainty and row.probabilities is not None:
-        soft = read_probabilities(row.probabilities, reference=scan.grid)
-    found = description.of(scan, labels, soft)
-    if cache is not None:
-        cache.write(row, description, modality, found)
-    return found
-
-
-def _content(file: Path | None) -> str | None:
-    return None if file is None else content_hash(file)
+    return Description("encoder", crops, encoder, tuple(beside))
