@@ -29,7 +29,7 @@ WRITTEN = ["candidates.csv", "kept.nii.gz", "rejected.nii.gz", "report.html", "r
 
 
 def profile(*, anatomy: bool = True, modality: str = "CT", patients: int = 19, **settings: object) -> Profile:
-    scores = tuple(np.array([100.0 * k]) for k in range(patients))
+    scores = tuple(np.array([10.0 * k]) for k in range(patients))
     section = RejectionSection(RejectionSettings(**settings), CohortNull(scores), patients, anatomy)  # type: ignore[arg-type]
     return Profile("some segmenter", modality, "0" * 64, section)
 
@@ -391,3 +391,16 @@ def test_output_folders_that_cannot_be(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError), output_folder(path):
             pass
+
+
+def test_an_old_profile_judges_by_its_old_score(files: dict[str, Path]) -> None:
+    new = judge(files).candidates[0].statistic
+    old_profile = profile(score="mmd2-volume/2")
+    old = judge(files, profile=old_profile).candidates[0].statistic
+    assert new is not None
+    assert old is not None
+    assert old > 10 * new  # volumes of thousands of mm³ against their roots
+    # Settings that leave the score open take the profile's.
+    assert judge(files, profile=old_profile, settings=RejectionSettings()).candidates[0].statistic == old
+    with pytest.raises(InputError, match="fitted with other settings"):
+        judge(files, profile=old_profile, settings=RejectionSettings(score="compact-contrast/1"))

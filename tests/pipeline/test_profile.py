@@ -25,7 +25,10 @@ def example() -> Profile:
     scores = (np.array([0.25, 0.5]), np.array([]), np.array([0.125]), np.array([0.75, 0.0625, 0.375]))
     tissue = TissueSettings(reference="plain", trim=0.1)  # the defaults of then
     section = RejectionSection(
-        RejectionSettings(alpha=0.2, features="local", tissue=tissue), CohortNull(scores), 5, True
+        RejectionSettings(alpha=0.2, features="local", tissue=tissue, score="mmd2-volume/2"),
+        CohortNull(scores),
+        5,
+        True,
     )
     return Profile("golden segmenter", "CT", "ab" * 32, section, ("sets: no truth in the table",), "0.1.0")
 
@@ -54,6 +57,17 @@ def test_round_trip_and_same_bytes(tmp_path: Path) -> None:
 
 def test_the_first_schema_version_stays_readable() -> None:
     assert same(Profile.load(GOLDEN), example())
+    assert any("score mmd2-volume/2" in line for line in Profile.load(GOLDEN).describe())
+
+
+def test_a_profile_names_its_score(tmp_path: Path) -> None:
+    null = CohortNull((np.array([0.5]),))
+    new = Profile("s", "CT", "0" * 64, RejectionSection(RejectionSettings(), null, 1, False))
+    new.save(tmp_path / "new.profile")
+    loaded = Profile.load(tmp_path / "new.profile").rejection
+    assert loaded is not None
+    assert loaded.settings.score == "compact-contrast/1"
+    assert any("score compact-contrast/1" in line for line in new.describe())
 
 
 def test_the_second_schema_version_stays_readable() -> None:
@@ -126,8 +140,11 @@ def rewritten(path: Path, change: object) -> Path:
         (lambda d: d.update(schema_version=0), "unknown schema version"),
         (lambda d: d.update(format="other"), "not an anatrust profile"),
         (lambda d: d["sections"]["rejection"].update(patients=9), "9 patients"),
-        (lambda d: d["sections"]["rejection"].update(score="mmd2/9"), "scored by mmd2/9, this version scores by"),
-        (lambda d: d["sections"]["rejection"].pop("score"), "scored by mmd2-volume/1, this version"),
+        (
+            lambda d: d["sections"]["rejection"].update(score="mmd2/9"),
+            "scored by mmd2/9, this version knows the scores compact",
+        ),
+        (lambda d: d["sections"]["rejection"].pop("score"), "scored by mmd2-volume/1, this version knows"),
         (lambda d: d["sections"]["rejection"].pop("scans"), "inconsistent"),
         (lambda d: d["sections"]["rejection"]["settings"].update(alpha=7), "inconsistent"),
         (lambda d: d["sections"]["rejection"]["settings"].update(new_option=1), "inconsistent"),

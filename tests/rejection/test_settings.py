@@ -28,6 +28,7 @@ from anatrust.rejection.settings import GateSettings, RejectionSettings, TissueS
         (RejectionSettings, {"null": "magic"}, "null is 'magic'"),
         (RejectionSettings, {"correction": "none"}, "correction is 'none'"),
         (RejectionSettings, {"cohort_draw": "mean"}, "cohort_draw is 'mean'"),
+        (RejectionSettings, {"score": "mmd2-volume/1"}, "score is 'mmd2-volume/1': choose one of auto, compact"),
         (RejectionSettings, {"order": "random"}, "order is 'random'"),
         (RejectionSettings, {"features": "deep"}, "features is 'deep'"),
         (RejectionSettings, {"direction": "up"}, "direction is 'up'"),

@@ -61,7 +61,7 @@ def fit_rejection(
     ---------
     Of the null it makes, see `CohortNull`: patients exchangeable, same segmenter, same settings.
     """
-    settings = settings or RejectionSettings()
+    settings = (settings or RejectionSettings()).scored()
     rows = [row for row in cohort if row.lesion_free]
     _check(cohort, rows)
     table = label_table(anatomy_names)

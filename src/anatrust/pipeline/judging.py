@@ -112,6 +112,8 @@ def judge_settings(
             )
         return replace(chosen, alpha=levels.candidates)
     theirs = section.settings
+    if settings is not None and settings.score == "auto":
+        settings = replace(settings, score=theirs.score)
     if settings is not None and settings.tissue.reference == "auto":
         # Profiles of before there was a choice by null hold the reference they were fitted with.
         tissue = replace(settings.tissue, reference=theirs.tissue.reference, trim=theirs.tissue.trim)

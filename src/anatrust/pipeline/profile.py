@@ -17,8 +17,7 @@ from anatrust.pipeline.bounds import BoundsSection
 from anatrust.pipeline.fit_thresholds import GatesSection
 from anatrust.pipeline.screening import ScreeningSection
 from anatrust.pipeline.sets import SetsSection
-from anatrust.rejection.score import SCORE_IDENTITY
-from anatrust.rejection.settings import RejectionSettings
+from anatrust.rejection.settings import SCORES, RejectionSettings
 from anatrust.statistics.conformal_p import CohortNull
 
 __all__ = ["PROFILE_SCHEMA_VERSION", "Profile", "RejectionSection"]
@@ -35,7 +34,8 @@ class RejectionSection:
     Parameters
     ----------
     settings
-        The settings the scores were computed with; a scan is judged with the same.
+        The settings the scores were computed with; a scan is judged with the same. Their score is never ``"auto"``:
+        that becomes the newest here.
     null
         Candidate scores by lesion-free patient, the scans of a patient pooled. The order of
         patients carries no meaning.
@@ -49,6 +49,10 @@ class RejectionSection:
     null: CohortNull
     scans: int
     anatomy: bool
+
+    def __post_init__(self) -> None:
+        # A profile names its score, whatever is the newest when it is read.
+        object.__setattr__(self, "settings", self.settings.scored())
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +123,10 @@ class Profile:
             patients = sorted(tuple(np.sort(scores).tolist()) for scores in section.null.per_patient)
             null = CohortNull(tuple(np.array(scores, dtype=np.float64) for scores in patients))
             arrays["rejection"] = null.to_arrays()
+            settings = section.settings.to_json()
             sections["rejection"] = {
-                "score": SCORE_IDENTITY,
-                "settings": section.settings.to_json(),
+                "score": settings.pop("score"),
+                "settings": settings,
                 "patients": null.n_patients,
                 "scans": section.scans,
                 "candidates": null.n_candidates,
@@ -189,7 +194,8 @@ class Profile:
             null = self.rejection.null
             lines.append(
                 f"rejection: {null.n_candidates} candidates of {null.n_patients} lesion-free patients "
-                f"({self.rejection.scans} scans), smallest p-value {null.floor:.3g}"
+                f"({self.rejection.scans} scans), score {self.rejection.settings.score}, "
+                f"smallest p-value {null.floor:.3g}"
             )
         if self.sets is not None:
             lines += [
@@ -237,15 +243,16 @@ def _read(document: Mapping[str, Any], arrays: Mapping[str, Mapping[str, npt.NDA
     plain = document["sections"].get("rejection")
     section = None
     if plain is not None:
-        # Scores of another definition cannot be ranked among those of this one.
+        # Scores of another definition cannot be ranked among those of this one: each profile judges by its own.
         score = plain.get("score", "mmd2-volume/1")
-        if score != SCORE_IDENTITY:
-            raise FormatError(f"its candidates were scored by {score}, this version scores by {SCORE_IDENTITY}")
+        if score not in SCORES:
+            known = ", ".join(SCORES)
+            raise FormatError(f"its candidates were scored by {score}, this version knows the scores {known}")
         null = CohortNull.from_arrays(arrays["rejection"])
         if null.n_patients != plain["patients"]:
             raise FormatError(f"it names {plain['patients']} patients and holds {null.n_patients}")
         section = RejectionSection(
-            settings=RejectionSettings.from_json(plain["settings"]),
+            settings=RejectionSettings.from_json(plain["settings"] | {"score": score}),
             null=null,
             scans=int(plain["scans"]),
             anatomy=bool(plain["anatomy"]),

@@ -16,6 +16,9 @@ from anatrust.rejection.tissue import Tissue, dilated
 
 __all__ = ["Comparison", "compare_with"]
 
+# What tissue of a single grey value is taken to vary by, in features: less than a grade.
+_LEAST_SPREAD = 1 / 4096
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -83,6 +86,25 @@ class Comparison:
             return None
         with np.errstate(over="ignore", invalid="ignore"):
             return values.mean(), values.std()
+
+    @cached_property
+    def spread(self) -> npt.NDArray[np.float64]:
+        """``(d,)`` robust standard deviation of each feature over all of the normal tissue; never 0.
+
+        1.4826 times the median distance to the median, so that a cyst in the tissue does not widen it; where more
+        than half of the tissue is of one grade, the plain standard deviation.
+        """
+        values = self.features[self.normal | self.dropped]
+        values = values.reshape(len(values), -1).astype(np.float64)
+        robust = 1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
+        found: npt.NDArray[np.float64] = np.where(robust > _LEAST_SPREAD, robust, values.std(axis=0))
+        return np.maximum(found, _LEAST_SPREAD)
+
+    @cached_property
+    def levels(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """``(d,)`` mean of each feature over each of the classes."""
+        rows = (self.features[part].reshape(np.count_nonzero(part), -1) for part in self.classes)
+        return tuple(values.mean(axis=0, dtype=np.float64) for values in rows)
 
     @cached_property
     def _sound(self) -> tuple[int, bool]:

@@ -7,10 +7,16 @@ from typing import Any, Literal
 
 from anatrust.errors import InputError
 
-__all__ = ["Correction", "GateSettings", "Null", "RejectionSettings", "TissueSettings"]
+__all__ = ["SCORES", "Correction", "GateSettings", "Null", "RejectionSettings", "Score", "TissueSettings"]
 
 Null = Literal["auto", "cohort", "surrogate-max", "placement", "block", "iid"]
 Correction = Literal["auto", "familywise", "bh", "by", "ebh", "weighted-bh", "focused-bh"]
+
+# Name and revision of what ranks candidates in the cohort null; only scores of one name and revision compare.
+Score = Literal["auto", "compact-contrast/1", "mmd2-volume/2"]
+
+SCORES: tuple[Score, ...] = ("compact-contrast/1", "mmd2-volume/2")
+"""The scores there are, the newest first: it is what ``"auto"`` means where a cohort null is fitted."""
 
 _NULLS = ("auto", "cohort", "surrogate-max", "placement", "block", "iid")
 _CORRECTIONS = ("auto", "familywise", "bh", "by", "ebh", "weighted-bh", "focused-bh")
@@ -165,6 +171,9 @@ class RejectionSettings:
     cohort_draw
         ``"maximum"``: rank against each lesion-free patient's largest statistic; ``"random"``:
         against one random candidate of each patient.
+    score
+        What the cohort null ranks, by name and revision, see :func:`anatrust.rejection.score.candidate_score`;
+        ``"auto"``: the newest, or in a profile the one it was fitted with.
     order
         ``"gates-first"``, or ``"published"``: the gates run after the test; then the FDR
         sentence is dropped unless ``correction="focused-bh"``.
@@ -192,6 +201,7 @@ class RejectionSettings:
     null: Null = "auto"
     correction: Correction = "auto"
     cohort_draw: Literal["maximum", "random"] = "maximum"
+    score: Score = "auto"
     order: Literal["gates-first", "published"] = "gates-first"
     features: Literal["intensity", "local"] = "intensity"
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -210,6 +220,7 @@ class RejectionSettings:
         _one_of("null", self.null, _NULLS)
         _one_of("correction", self.correction, _CORRECTIONS)
         _one_of("cohort_draw", self.cohort_draw, ("maximum", "random"))
+        _one_of("score", self.score, ("auto", *SCORES))
         _one_of("order", self.order, ("gates-first", "published"))
         _one_of("features", self.features, ("intensity", "local"))
         _one_of("direction", self.direction, ("both", "brighter", "darker"))
@@ -225,16 +236,27 @@ class RejectionSettings:
         object.__setattr__(self, "percentiles", (float(low), float(high)))
 
     def under(self, null: Null) -> RejectionSettings:
-        """The settings with the automatic reference made definite for a null.
+        """The settings with the automatic reference and score made definite for a null.
 
         Examples
         --------
         >>> [RejectionSettings().under(null).tissue.reference for null in ("cohort", "placement")]
         ['trimmed', 'plain']
         """
+        found = self.scored()
         if self.tissue.reference != "auto":
-            return self
-        return replace(self, tissue=replace(self.tissue, reference="trimmed" if null == "cohort" else "plain"))
+            return found
+        return replace(found, tissue=replace(self.tissue, reference="trimmed" if null == "cohort" else "plain"))
+
+    def scored(self) -> RejectionSettings:
+        """The settings with the automatic score made definite: the newest.
+
+        Examples
+        --------
+        >>> RejectionSettings().scored().score
+        'compact-contrast/1'
+        """
+        return replace(self, score=SCORES[0]) if self.score == "auto" else self
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

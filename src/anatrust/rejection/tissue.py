@@ -16,7 +16,7 @@ from anatrust.rejection.body import body_mask
 from anatrust.rejection.candidates import Components
 from anatrust.rejection.settings import TissueSettings
 
-__all__ = ["Tissue", "ball", "dilated", "find_tissues", "organ_overlap"]
+__all__ = ["Tissue", "ball", "dilated", "find_tissues", "grown", "organ_overlap"]
 
 # Distance maps of more voxels than this are made on every n-th voxel.
 _DISTANCE_VOXELS = 2_000_000
@@ -76,7 +76,7 @@ def ball(radius: float, spacing: tuple[float, ...]) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def _grown(box: tuple[slice, ...], length: float, grid: Grid) -> tuple[slice, ...]:
+def grown(box: tuple[slice, ...], length: float, grid: Grid) -> tuple[slice, ...]:
     """A box widened by ``length`` (mm) on each side, and by at least one voxel, within the grid."""
     wide = []
     for edge, step, n in zip(box, grid.spacing, grid.shape, strict=True):
@@ -112,7 +112,7 @@ def dilated(
     from scipy import ndimage
 
     grid = components.grid
-    near = _grown(components.boxes[position], gap, grid)
+    near = grown(components.boxes[position], gap, grid)
     shared = tuple(slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in zip(near, box, strict=True))
     if any(edge.stop <= edge.start for edge in shared):
         return None
@@ -154,13 +154,13 @@ def _organ_of(
     from scipy import ndimage
 
     grid = components.grid
-    near = _grown(components.boxes[position], settings.gap, grid)
+    near = grown(components.boxes[position], settings.gap, grid)
     wide = ndimage.binary_dilation(components.within(position, near), ball(settings.gap, grid.spacing))
     counts = np.bincount(organs[near][wide], minlength=max(labels, default=0) + 1)
     counts[np.isin(np.arange(len(counts)), labels, invert=True)] = 0
     if counts.any():
         return int(counts.argmax())
-    box = _grown(components.boxes[position], settings.nearest, grid)
+    box = grown(components.boxes[position], settings.nearest, grid)
     away = np.where(np.isin(organs[box], labels), _distance(components.within(position, box), grid.spacing), np.inf)
     closest = float(away.min())
     if closest > settings.nearest:
@@ -184,7 +184,7 @@ def organ_overlap(
     labels = _usable_labels(anatomy, settings)
     shares = np.zeros(len(components.candidates))
     for position, box in enumerate(components.boxes):
-        wide = _grown(box, settings.gap, components.grid)
+        wide = grown(box, settings.gap, components.grid)
         organs = np.isin(anatomy.array[wide], labels)
         own = components.within(position, wide)
         around = ndimage.binary_dilation(own, ball(settings.gap, components.grid.spacing)) & ~own
@@ -273,7 +273,7 @@ def _organ(
     whole = bounding_box(np.isin(organs[every], labels))
     assert whole is not None
     whole = tuple(slice(e.start + w.start, e.start + w.stop) for e, w in zip(every, whole, strict=True))
-    box = _grown(_hull([whole, *(components.boxes[p] for p in members)]), settings.gap, grid)
+    box = grown(_hull([whole, *(components.boxes[p] for p in members)]), settings.gap, grid)
     mask = np.isin(organs[box], labels)
     # Beyond the image's edge the organ goes on (border_value): the edge is no rim.
     inside = mask
@@ -298,7 +298,7 @@ def _around(
         size = components.candidates[position].voxels * grid.voxel_volume
         radius = (size / np.pi) ** 0.5 if grid.ndim == 2 else (3 * size / (4 * np.pi)) ** (1 / 3)
         reaches.append(max(settings.shell_outer, settings.shell_factor * radius))
-    boxes = [_grown(components.boxes[p], reach, grid) for p, reach in zip(positions, reaches, strict=True)]
+    boxes = [grown(components.boxes[p], reach, grid) for p, reach in zip(positions, reaches, strict=True)]
     hull = _hull(boxes)
     region = np.zeros([edge.stop - edge.start for edge in hull], dtype=bool)
     for position, reach, box in zip(positions, reaches, boxes, strict=True):

@@ -48,6 +48,13 @@ MODULES: dict[str, tuple[str, ...]] = {
         "anatrust.statistics.tail_scores",
         "anatrust.statistics.texture",
     ),
-    "cohort": (*_COMMON, "anatrust.statistics.conformal_p", "anatrust.rejection.score", "anatrust.rejection.tissue"),
+    "cohort": (
+        *_COMMON,
+        "anatrust.statistics.conformal_p",
+        "anatrust.rejection.score",
+        "anatrust.rejection.compact_contrast",
+        "anatrust.rejection.comparison",
+        "anatrust.rejection.tissue",
+    ),
 }
 """For each null the modules whose source decides its numbers."""

@@ -64,7 +64,7 @@ _CHOICE: dict[str, tuple[tuple[float, ...], float, float, float]] = {
 
 def _cells(context: Context) -> list[Cell]:
     cells = []
-    for source, blocks in (("phantom", 1 if context.quick else 3), ("hippocampus", 1), ("cardiac", 1)):
+    for source, blocks in (("phantom", 1 if context.quick else 6), ("hippocampus", 1), ("cardiac", 1)):
         for block in range(blocks):
             parameters = {"task": "cohort", "source": source, "block": block}
             cells.append(_cell(f"cohort/{source}/{block}", parameters, source, "cohort", context))

@@ -45,7 +45,7 @@ _ORGANS = {
     ("phantom", "spleen"): 0,
 }
 # Lesions per combination of contrast and diameter; phantoms they are planted in; whole scans.
-_REPEATS = {"placement": 12, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 6, "cohort": 4}
+_REPEATS = {"placement": 12, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 6, "cohort": 12}
 _REPEATS_LOCAL = 2
 _PHANTOMS = 12
 _SCANS = 8

@@ -28,7 +28,8 @@ __all__ = ["NEEDS", "VARIANTS", "Anchoring", "evaluate", "nulls_of", "outcomes_o
 
 NEEDS = (
     *(f"anatrust.studies.r2seg_{m}" for m in ("cases", "models", "judge", "cells", "numbers")),
-    *(f"anatrust.rejection.{m}" for m in ("judge", "nulls", "score", "comparison", "tissue", "correction", "gates")),
+    *(f"anatrust.rejection.{m}" for m in ("judge", "nulls", "score", "compact_contrast", "comparison", "tissue")),
+    *(f"anatrust.rejection.{m}" for m in ("correction", "gates")),
     "anatrust.pipeline.propose",
     "anatrust.models.pixel_classifier",
     "anatrust.models.unet",
