@@ -16,7 +16,7 @@ from anatrust.image.grid import Grid
 from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.metrics import dice
-from anatrust.models.annotation import Reference, Relation, Structure
+from anatrust.models.annotation import Annotation, Reference, Relation, Structure
 from anatrust.pipeline.annotate import annotate
 from anatrust.reference.relations import relations_of
 
@@ -253,3 +253,32 @@ def test_the_switches_say_what_they_did() -> None:
     assert all(dice(labels == n, found.labels.array == n) > 0.8 for n in (1, 2))
     with pytest.raises(InputError, match="from 5 labelled scans at least"):
         annotate(pictured(image), given[0][0], given[1][0], priors=True)
+
+
+def test_a_rehearsal_says_what_overlap_to_expect_and_needs_four_references(tmp_path: Path) -> None:
+    known = [phantom(shift) for shift in (-3, -1, 1, 3)]
+    given = [pictured(image) for image, _ in known], [pictured(labels) for _, labels in known]
+    image, _ = phantom(2)
+    names = {1: "liver", 2: "spleen"}
+    plain = annotate(pictured(image), *given, names=names)
+    assert [s.expected for s in plain.structures] == [None, None]
+    out = tmp_path / "out"
+    told = anatrust.annotate(pictured(image), *given, names=names, rehearse=True, out=out)
+    assert all((s.expected or 0) > 0.8 for s in told.structures)
+    assert np.array_equal(told.labels.array, plain.labels.array)
+    written = json.loads((out / "annotation.json").read_text())
+    assert [s["expected"] for s in written["structures"]] == [s.expected for s in told.structures]
+    assert "expected" in (out / "structures.csv").read_text().splitlines()[0]
+    assert "Expected Dice" in (out / "report.html").read_text()
+    with pytest.raises(InputError, match="give 4 or more"):
+        annotate(pictured(image), given[0][:3], given[1][:3], names=names, rehearse=True)
+
+
+def test_a_structure_of_which_little_is_expected_is_for_review() -> None:
+    box = ((0, 2), (0, 2))
+    hard, easy = Structure(1, "vessels", box, 0.8, voxels=2, expected=0.5), Structure(2, "liver", box, 0.8, voxels=2)
+    array = np.array([[1, 1], [2, 2]], np.uint8)
+    found = Annotation(LabelMap(array, Grid((2, 2), np.eye(4))), (hard, easy), (), "somebody", (("a", 1.0),))
+    assert (hard.sure, easy.sure) == (False, True)
+    assert found.decision == "review"
+    assert found.reasons == ("expected to overlap by less than 0.7: vessels",)

@@ -40,6 +40,9 @@ def annotate_command(
     priors: Annotated[
         bool, typer.Option("--priors", help="Put the answer in order by the layout that the references share.")
     ] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Annotate labelled references first, to tell what to expect of each.")
+    ] = False,
     regions: Annotated[
         Path | None, typer.Option(metavar="LABELS", help="Outlined regions of the scan to name, one number each.")
     ] = None,
@@ -125,6 +128,7 @@ def annotate_command(
             reasoner=who,
             adaptive=adaptive,
             priors=priors,
+            rehearse=rehearse,
             regions=regions,
             names=names,
             modality=modality,
@@ -143,11 +147,12 @@ def annotate_command(
                 str(s.number),
                 s.name,
                 f"{s.confidence:.2f}" if s.found else "-",
+                "-" if s.expected is None else f"{s.expected:.2f}",
                 str(s.voxels) if s.found else s.reason,
             ]
             for s in found.structures[:_MOST_ROWS]
         ]
-        typer.echo("\n".join(columns(["label", "structure", "confidence", "voxels"], rows)))
+        typer.echo("\n".join(columns(["label", "structure", "confidence", "expected", "voxels"], rows)))
         if len(found.structures) > _MOST_ROWS:
             typer.echo(f"... and {len(found.structures) - _MOST_ROWS} more")
         for r in found.regions:

@@ -14,10 +14,13 @@ from scipy import ndimage
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.volumes import LabelMap, Scan
 
-__all__ = ["SURE", "Annotation", "NamedRegion", "Reference", "Relation", "Structure", "boxes_of", "some_of"]
+__all__ = ["ENOUGH", "SURE", "Annotation", "NamedRegion", "Reference", "Relation", "Structure", "boxes_of", "some_of"]
 
 SURE = 0.5
 """Confidence from which a structure counts as found for sure; a convention, no error level."""
+
+ENOUGH = 0.7
+"""Expected Dice from which an outline counts as sure, where one was estimated; a convention (Zijdenbos, 1994)."""
 
 Box = tuple[tuple[int, int], ...]
 
@@ -84,6 +87,9 @@ class Structure:
         How alike target and moved references look there, 0 to 1.
     appearance
         Overlap of the grey-value histograms inside, of the most similar reference, 0 to 1.
+    expected
+        Dice to expect if it is there at all, as references told whose own labels were kept from the reasoner; None
+        where that was not asked, or the structure was tried too seldom.
     reason
         Why it was not found; empty if it was.
     """
@@ -96,6 +102,7 @@ class Structure:
     agreement: float | None = None
     similarity: float | None = None
     appearance: float | None = None
+    expected: float | None = None
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -108,6 +115,11 @@ class Structure:
     def found(self) -> bool:
         """Whether it is in the target."""
         return self.box is not None
+
+    @property
+    def sure(self) -> bool:
+        """Found, with enough confidence, and with enough overlap to expect where that is known."""
+        return self.found and self.confidence >= SURE and (self.expected is None or self.expected >= ENOUGH)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -222,13 +234,19 @@ class Annotation:
         if self.abstained:
             return (self.abstained, *(r for r in self.remarks if r not in self.abstained))
         unsure = [s.name for s in self.structures if s.found and s.confidence < SURE]
+        hard = [s.name for s in self.structures if s.found and not s.sure and s.confidence >= SURE]
         lost = [s.name for s in self.structures if not s.found]
         broken = [str(r) for r in self.relations if not r.holds]
         told = []
         if lost and len(lost) == len(self.structures):
             told.append("nothing of the references was found: are they of the same body part and kind of image?")
             lost = []
-        for what, names in (("not found", lost), ("low confidence", unsure), ("does not hold", broken)):
+        for what, names in (
+            ("not found", lost),
+            ("low confidence", unsure),
+            (f"expected to overlap by less than {ENOUGH:g}", hard),
+            ("does not hold", broken),
+        ):
             if names:
                 told.append(f"{what}: {some_of(names)}")
         return (*told, *self.remarks)

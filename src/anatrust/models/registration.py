@@ -17,6 +17,7 @@ import numpy.typing as npt
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.orientation import canonical, canonical_grid
+from anatrust.image.region import bounding_box
 from anatrust.image.volumes import Scan
 from anatrust.models.alignment import (
     Alignment,
@@ -44,6 +45,7 @@ _THINNEST = 8  # voxels of content along an axis below which nothing is cut off
 _MOSTLY_FILLED = 2 / 3  # share of an axis from which padding is left: dark borders also tell how a body lies
 _CONTRAST_CELLS = 24  # along the longest axis: the neighbourhood of local contrast
 _TURNED_MARGIN = 0.05  # by how much a turned view must look more like the target
+_REFINED = 4  # turned views that are refined
 _PROMISING = 0.75  # share of the upright likeness that a turned view must have before it is refined
 
 
@@ -71,8 +73,8 @@ class RegistrationSettings:
     mirrored
         Whether a mirrored reference is tried too, so that a mirrored scan is noticed.
     turned
-        Whether turned and scaled views of the reference are tried too, for scans that lie otherwise in
-        their image; one is taken only where it looks clearly more like the target.
+        Whether turned and scaled views of the reference are tried too, for scans that lie otherwise in their image; one
+        is taken only where it looks clearly more like the target, and still does once both are deformed.
     """
 
     deformation: Deformation = "demons"
@@ -148,9 +150,13 @@ def register(target: Scan, reference: Scan, settings: RegistrationSettings | Non
     moving = _working(reference, frames[1], budget)
     # What is widely padded with one value has no say in where the other lies, nor in how much of it is covered.
     ours, theirs = fixed[_content(fixed)], moving[_content(moving)]
-    start = _affine(ours, theirs, choice.affine_steps, mutual, (2,), upright_starts(ours, theirs, mutual))
+    starts = [_affine(ours, theirs, choice.affine_steps, mutual, (2,), upright_starts(ours, theirs, mutual))]
     if choice.turned:
-        start = _turned(ours, theirs, choice.affine_steps, mutual, start)
+        starts += _turned(ours, theirs, choice.affine_steps, mutual, starts[0])
+    ends = [_finished((fixed, moving), (ours, theirs), choice, mutual, s) for s in starts]
+    # A bent body looks like a turned one until it is bent back: only the ends are compared.
+    pairs = zip(starts, ends, strict=True)
+    start, transform = max(pairs, key=lambda pair: _likeness(ours, theirs, pair[1], mutual))
     gain = None
     axis = _left_right(target.grid)
     if choice.mirrored and axis is not None:
@@ -159,19 +165,7 @@ def register(target: Scan, reference: Scan, settings: RegistrationSettings | Non
         flipped.SetDirection(theirs.GetDirection())
         other = _affine(ours, flipped, choice.affine_steps, mutual, (2,), upright_starts(ours, flipped, mutual))
         gain = _likeness(ours, flipped, other) - _likeness(ours, theirs, start)
-    affine = _affine(ours, theirs, choice.affine_steps, mutual, (1,), [start])
-    transform: Any = affine
-    if choice.deformation == "demons" and choice.demons_steps and not mutual:
-        transform = _demons(fixed, moving, affine, choice)
-    elif choice.deformation == "bspline":
-        transform = _bspline(fixed, moving, affine, choice, mutual)
     similarity, overlap = _similarity(fixed, moving, transform)
-    plain, _ = _similarity(fixed, moving, affine)
-    if (abs(similarity) < abs(plain) if mutual else similarity < plain) and abs(
-        similarity - plain
-    ) > 1e-3:  # a deformation that makes it worse is none
-        transform = affine
-        similarity, overlap = _similarity(fixed, moving, transform)
     return Alignment(
         *frames,
         similarity=similarity,
@@ -183,6 +177,23 @@ def register(target: Scan, reference: Scan, settings: RegistrationSettings | Non
         working=tuple(float(s) for s in fixed.GetSpacing()),
         transform=transform,
     )
+
+
+def _finished(
+    whole: tuple[Any, Any], content: tuple[Any, Any], choice: RegistrationSettings, mutual: bool, start: Any
+) -> Any:
+    """The fine affine from a start, and the deformation after it unless that makes it worse."""
+    fixed, moving = whole
+    affine = _affine(*content, choice.affine_steps, mutual, (1,), [start])
+    if choice.deformation == "demons" and choice.demons_steps and not mutual:
+        bent = _demons(fixed, moving, affine, choice)
+    elif choice.deformation == "bspline":
+        bent = _bspline(fixed, moving, affine, choice, mutual)
+    else:
+        return affine
+    similarity, plain = (_similarity(fixed, moving, t)[0] for t in (bent, affine))
+    worse = abs(similarity) < abs(plain) if mutual else similarity < plain
+    return affine if worse and abs(similarity - plain) > 1e-3 else bent
 
 
 def _left_right(grid: Grid) -> int | None:
@@ -233,36 +244,33 @@ def _working(scan: Scan, frame: Frame, budget: int) -> Any:
 def _content(image: Any) -> tuple[slice, ...]:
     """The box without the border's layers of the lowest grey value, where they make up much of an axis; else all."""
     there = from_itk(image) > _PADDING
-    box, widely = [], False
-    for axis, length in enumerate(there.shape):
-        filled = np.flatnonzero(there.any(axis=tuple(k for k in range(there.ndim) if k != axis)))
-        enough = filled.size >= _THINNEST
-        widely |= enough and filled.size < _MOSTLY_FILLED * length
-        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if enough else slice(None))
-    return tuple(box) if widely else (slice(None),) * there.ndim
+    everything = (slice(None),) * there.ndim
+    box = bounding_box(there)
+    if box is None:
+        return everything
+    thick = [s.stop - s.start >= _THINNEST for s in box]
+    cut = tuple(s if enough else slice(None) for s, enough in zip(box, thick, strict=True))
+    widely = [s.stop - s.start < _MOSTLY_FILLED * n for s, n in zip(box, there.shape, strict=True)]
+    return cut if any(a and b for a, b in zip(thick, widely, strict=True)) else everything
 
 
-def _turned(fixed: Any, moving: Any, steps: int, mutual: bool, upright: Any) -> Any:
-    """The affine of a turned or scaled view where it looks clearly more like the target than the upright one."""
-
-    def likeness(transform: Any) -> float:
-        found = _likeness(fixed, moving, transform)
-        return abs(found) if mutual else found
-
-    best, begun = upright, likeness(upright)
+def _turned(fixed: Any, moving: Any, steps: int, mutual: bool, upright: Any) -> list[Any]:
+    """The affine of a turned or scaled view, where one looks clearly more like the target than the upright one."""
+    begun = _likeness(fixed, moving, upright, mutual)
     least = begun + _TURNED_MARGIN
-    promising = [(likeness(start), start) for start in turned_starts(fixed, moving, mutual)]
+    promising = [(_likeness(fixed, moving, start, mutual), start) for start in turned_starts(fixed, moving, mutual)]
     promising = sorted((one for one in promising if one[0] > _PROMISING * begun), key=lambda one: -one[0])
     step = max(n * s for n, s in zip(fixed.GetSize(), fixed.GetSpacing(), strict=True)) / _CONTRAST_CELLS
     # Grey values would pull a turned view back to where dark corners meet: it is refined on local contrast.
     ours, theirs = (local_contrast(image, step) for image in (fixed, moving))
-    for _, start in promising[:2]:
+    best: list[Any] = []
+    for _, start in promising[:_REFINED]:
         if _score(ours, theirs, start, mutual) <= 0:
             continue
         for other in (start, _affine(ours, theirs, steps, mutual, (2,), [start])):
-            found = likeness(other)
-            if found > max(least, begun):
-                best, begun = other, found
+            found = _likeness(fixed, moving, other, mutual)
+            if found > least:
+                best, least = [other], found
     return best
 
 
@@ -310,7 +318,7 @@ def _score(fixed: Any, moving: Any, transform: Any, mutual: bool) -> float:
     return float(max(similarity, 0.02 * (overlap > 0)) * min(1.0, overlap / (_LEAST_OVERLAP * possible)))
 
 
-def _likeness(fixed: Any, moving: Any, transform: Any) -> float:
+def _likeness(fixed: Any, moving: Any, transform: Any, mutual: bool = False) -> float:
     """Mean local correlation where the target has structure: every place counts by its own contrast."""
     from scipy import ndimage
 
@@ -322,7 +330,8 @@ def _likeness(fixed: Any, moving: Any, transform: Any) -> float:
     if weights.sum() == 0:
         return 0.0
     local = local_correlation(image, from_itk(_moved(fixed, moving, transform)))
-    return float(np.average(local, weights=weights))
+    mean = float(np.average(local, weights=weights))
+    return abs(mean) if mutual else mean  # contrasts may be inverted
 
 
 def _demons(fixed: Any, moving: Any, affine: Any, settings: RegistrationSettings) -> Any:

@@ -23,8 +23,8 @@ _COARSE = 24  # cells along the longest axis when a translation is searched for
 _TURNED_COARSE = {2: 32, 3: 16}
 _LEAST_OVERLAP = 0.5
 _ANGLES = {2: (-150, -120, -90, -60, -30, 30, 60, 90, 120, 150, 180), 3: (-75, -50, -25, 25, 50, 75)}
-_SCALES = (0.55, 0.75, 1.35, 1.8)
-_KEPT = 6
+_SCALES = tuple(2.0 ** (k / 3) for k in (-3, -2, -1, 1, 2, 3))
+_KEPT = 8
 _RESIZED = 1.15  # ratio of sizes from which one image may be the other enlarged
 _FLAT = 0.03  # deviation of grey values from 0 to 1 below which there is no contrast
 
@@ -60,12 +60,12 @@ def upright_starts(fixed: Any, moving: Any, mutual: bool) -> list[Any]:
 def turned_starts(fixed: Any, moving: Any, mutual: bool) -> list[Any]:
     """The likeliest of many turned and scaled views of the reference, each at its best translation, best first.
 
-    Turned in steps of 25° up to 75° about each axis (pictures: 30° all round), or scaled from 0.55 to 1.8. Each view
+    Turned in steps of 25° up to 75° about each axis (pictures: 30° all round), or scaled from 0.5 to 2. Each view
     is laid over the target everywhere by masked cross-correlation on 16 cells along the longest axis (pictures: 32).
     Correlated are not grey values but local contrast: the black corners of a turned image correlate with anything
     that is darker at its edges. Before them, where sizes differ, the whole reference laid over the whole target.
 
-    Cost: 22 correlations (pictures: 15) of about 10 ms.
+    Cost: 24 correlations (pictures: 17) of about 10 ms.
 
     References
     ----------

@@ -31,7 +31,18 @@ __all__ = ["AnnotationPage", "annotate"]
 Progress = Callable[[str, int, int], None]
 SCHEMA_VERSION = 1
 _COVERED = 0.5
-_COLUMNS = ("number", "name", "found", "confidence", "voxels", "agreement", "similarity", "appearance", "reason")
+_COLUMNS = (
+    "number",
+    "name",
+    "found",
+    "confidence",
+    "voxels",
+    "agreement",
+    "similarity",
+    "appearance",
+    "expected",
+    "reason",
+)
 
 
 class AnnotationPage(Protocol):
@@ -54,6 +65,7 @@ def annotate(
     reasoner: str | Reasoner = "registration",
     adaptive: bool = False,
     priors: bool = False,
+    rehearse: bool = False,
     regions: object = None,
     names: Names = None,
     modality: str | None = None,
@@ -88,6 +100,10 @@ def annotate(
     priors
         Put the answer in order by the layout that the references (all of the bank's, where there is one) share, see
         `LayoutPrior`; five are the least.
+    rehearse
+        First annotate labelled references from the others, at most eight, the bank's nearest: what they overlap
+        with their own labels tells which structures to expect how well, see `Rehearsal`; structures of which less
+        than 0.7 is expected are no longer sure. Needs four references or a bank.
     regions
         Numbered regions that somebody outlined in the scan (path or object): each is named. A vision-language
         reasoner is asked about each in an image; else it is named after the structure that covers most of it.
@@ -150,7 +166,13 @@ def annotate(
         references = tuple(suited) if suited else tuple(e.reference for e in held.entries)
     if suited:
         known = suited if held is None else [e.reference for e in held.entries]
-        found = _switched(chosen, target, known, adaptive, priors).annotate(target, suited, progress)
+        who = _switched(chosen, target, known, adaptive, priors)
+        if rehearse:
+            from anatrust.reference.rehearsal import Rehearsal, RehearsedReasoner, lessons_of, lessons_of_bank
+
+            lessons = lessons_of(suited) if held is None else lessons_of_bank(held, target, k, descriptor=descriptor)
+            who = RehearsedReasoner(who, Rehearsal.hold(who, lessons, progress))
+        found = who.annotate(target, suited, progress)
         if refused:
             found = replace(found, remarks=(*refused, *found.remarks))
         if outlined is not None:

@@ -12,7 +12,7 @@ from anatrust.errors import InputError
 from anatrust.image.orientation import canonical, restore
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.models.alignment import frame_pair, from_itk, itk_image, one_thread
-from anatrust.models.annotation import SURE, Annotation, Reference
+from anatrust.models.annotation import Annotation, Reference
 from anatrust.models.protocols import Reasoner
 from anatrust.models.registration_search import turned_starts
 from anatrust.reference.pictures import greys
@@ -104,7 +104,7 @@ class AdaptiveMemory:
         ]
 
     def _asked_again(self, target: Scan, chosen: Sequence[Reference], first: Annotation) -> Annotation:
-        sure = [s.number for s in first.structures if s.found and s.confidence >= SURE]
+        sure = [s.number for s in first.structures if s.sure]
         if not sure:
             return first
         drawn = np.where(np.isin(first.labels.array, sure), first.labels.array, 0)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from anatrust.errors import GeometryError
 from anatrust.image.volumes import LabelMap, Scan
-from anatrust.models.annotation import SURE, Annotation, Structure, some_of
+from anatrust.models.annotation import Annotation, Structure, some_of
 from anatrust.pipeline import annotate as pipeline_annotate
 from anatrust.report.embed import base64_size
 from anatrust.report.layers import STYLES, outcome_layers
@@ -32,6 +32,7 @@ R = TypeVar("R")
 _TITLES = (
     Column("size", "Size", "Volume of the structure"),
     Column("confidence", "Confidence", "A ranking from 0 to 1, no probability"),
+    Column("expected", "Expected Dice", "What references led to whose own labels were kept back; – where not asked"),
     Column("agreement", "Agreement", "Mean Dice of each reference's own say with what was decided"),
     Column("similarity", "Likeness", "How alike scan and moved references look there"),
 )
@@ -89,7 +90,7 @@ def write_annotation_report(
 
 
 def _outcome(structure: Structure) -> str:
-    return "sure" if structure.confidence >= SURE else "unsure"
+    return "sure" if structure.sure else "unsure"
 
 
 def _entry(structure: Structure, labels: LabelMap) -> Entry:
@@ -126,7 +127,7 @@ def _row(entry: Entry, scan: Scan) -> Row:
         size = f"{number(volume)} mm²" if volume < 1000 else f"{number(volume / 100)} cm²"
     else:
         size = f"{number(volume)} mm³" if volume < 100 else f"{number(volume / 1000)} mL"
-    figures = {name: plain[name] for name in ("confidence", "agreement", "similarity")}
+    figures = {name: plain[name] for name in ("confidence", "expected", "agreement", "similarity")}
     cells = (Cell(size, volume), *(Cell("–" if v is None else f"{v:.2f}", v) for v in figures.values()))
     sort = {"number": float(entry.number), "size": volume, **figures}
     details = f"grey values overlap by {100 * plain['appearance']:.0f} %" if plain["appearance"] is not None else ""

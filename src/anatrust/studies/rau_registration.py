@@ -22,7 +22,7 @@ from anatrust.studies.intervals import patient_bootstrap
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["STUDY", "hippocampus_split", "read_reference"]
+__all__ = ["STUDY", "ct_slice", "hippocampus", "hippocampus_split", "read_reference"]
 
 _MODULES = (
     "anatrust.models.registration",
@@ -63,7 +63,8 @@ def read_reference(context: Context, scan: str, labels: str, names: Mapping[int,
     return Reference(image, LabelMap(drawn.array, drawn.grid, names))
 
 
-def _hippocampus(context: Context, name: str) -> Reference:
+def hippocampus(context: Context, name: str) -> Reference:
+    """One labelled hippocampus."""
     return read_reference(context, f"hippocampus_mr/images/{name}", f"hippocampus_mr/labels/{name}", _HIPPOCAMPUS, "MR")
 
 
@@ -119,8 +120,8 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
 
 
 def _run_hippocampus(cell: Cell, context: Context) -> Mapping[str, Any]:
-    target = _hippocampus(context, cell.parameters["target"])
-    references = [_hippocampus(context, name) for name in cell.parameters["references"]]
+    target = hippocampus(context, cell.parameters["target"])
+    references = [hippocampus(context, name) for name in cell.parameters["references"]]
     settings = {"demons": RegistrationSettings(), "affine": RegistrationSettings(deformation="none", mirrored=False)}
     found: dict[str, Any] = {}
     for name, counts in (("demons", _COUNTS), ("affine", (max(_COUNTS),))):
@@ -142,7 +143,7 @@ def _run_slice(cell: Cell, context: Context) -> Mapping[str, Any]:
 
 def _run_warp(cell: Cell, context: Context) -> Mapping[str, Any]:
     p = cell.parameters
-    target, reference = _hippocampus(context, p["target"]), _hippocampus(context, p["reference"])
+    target, reference = hippocampus(context, p["target"]), hippocampus(context, p["reference"])
     warped = _warped(target, p["kind"], p["amount"], context.seed)
     answer = RegistrationReasoner(least_similarity=-1.0).annotate(warped.scan, [reference])
     return {"k1": _judged(answer, warped.labels)}
@@ -175,6 +176,12 @@ def _amos(context: Context) -> tuple[Scan, LabelMap]:
     scan = read_scan(context.path("amos_ct", "image.nii.gz"), modality="CT")
     labels = read_mask(context.path("amos_ct", "labels.nii.gz"), reference=scan.grid)
     return scan, LabelMap(labels.array, labels.grid, label_names("amos"))
+
+
+def ct_slice(context: Context, z: int) -> Reference:
+    """One labelled slice of the abdominal CT."""
+    scan, labels = _amos(context)
+    return _slice(scan, labels, z)
 
 
 def _slice(scan: Scan, labels: LabelMap, z: int) -> Reference:
