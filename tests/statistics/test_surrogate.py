@@ -9,7 +9,7 @@ from scipy import fft, ndimage, stats
 from anatrust.errors import InputError
 from anatrust.statistics import scan_statistic
 from anatrust.statistics.ball_scan import BallScan
-from anatrust.statistics.scan_statistic import SHARES, ScanStatistic, steepest_growth
+from anatrust.statistics.scan_statistic import SHARES, ScanStatistic, evenness, steepest_growth
 from anatrust.statistics.surrogate import surrogate_max_test
 from anatrust.studies.textures import texture_field
 
@@ -152,7 +152,8 @@ def test_any_monotone_change_of_the_grey_values_changes_nothing(rng: np.random.G
 def test_with_few_patches_only_the_unit_of_the_grey_values_does_not_matter() -> None:
     tissue = organ((70, 70), 33)
     image = texture("4", tissue.shape, np.random.default_rng(1)).astype(np.float32)
-    candidates = brightest(image, tissue, 6, 1)
+    candidates = [ball(tissue.shape, (30, 40), 6)]
+    image += 8 * image.std() * candidates[0]
     first = surrogate_max_test(image, tissue, candidates, n_surrogates=99, seed=4)
     again = surrogate_max_test(4 * image - 8, tissue, candidates, n_surrogates=99, seed=4)
     assert [r.engine for r in first] == ["ball-scan, few patches"]
@@ -223,9 +224,11 @@ def test_where_few_patches_leave_it_open_the_test_abstains() -> None:
     tissue = organ((94, 94), 45)
     image = texture_field(tissue.shape, 15.0, np.random.default_rng(3))
     lesion = ball(tissue.shape, (46, 60), 8)
+    # A hard edge would give it away in so smooth a texture.
+    soft = ndimage.gaussian_filter(lesion.astype(float), 4.0)
     p, reasons = [], []
-    for contrast in np.arange(0, 12, 1.5):
-        [result] = surrogate_max_test(image + contrast * lesion, tissue, [lesion], n_surrogates=39, seed=0)
+    for contrast in (0, 2, 4, 5, 6, 8, 12):
+        [result] = surrogate_max_test(image + contrast * soft, tissue, [lesion], n_surrogates=39, seed=0)
         p.append(result.p_value)
         reasons.append(str(result.abstained))
     # Nothing, then what depends on the correlation, then what is found whatever it is.
@@ -235,19 +238,18 @@ def test_where_few_patches_leave_it_open_the_test_abstains() -> None:
 
 
 def test_where_even_a_glaring_lesion_would_not_be_found_the_test_abstains() -> None:
-    tissue = organ((94, 94), 45)
-    image = texture_field(tissue.shape, 60.0, np.random.default_rng(3))
-    large = ball(tissue.shape, (46, 60), 16)
-    darker = image[large].mean() < np.median(image[tissue])
+    tissue = organ((70, 70), 33)
+    image = texture("4", tissue.shape, np.random.default_rng(1))
+    [spot] = brightest(image, tissue, 4, 1)
     for direction in ("both", "brighter", "darker"):
-        [result] = surrogate_max_test(image, tissue, [large], n_surrogates=39, direction=direction, seed=0)
+        [result] = surrogate_max_test(image, tissue, [spot], n_surrogates=39, direction=direction, seed=0)
         assert result.p_value > 0.1
         # Of a candidate on the side that is not looked at, no power is needed to say so.
-        looked_at = direction == "both" or (direction == "darker") == darker
+        looked_at = direction != "darker"
         assert ("to find even a difference of 4 standard deviations" in str(result.abstained)) == looked_at
     # With many patches the same candidate would have been found, so that it was not says something.
-    fine = texture_field(tissue.shape, 2.0, np.random.default_rng(3))
-    assert surrogate_max_test(fine, tissue, [large], n_surrogates=39, seed=0)[0].abstained is None
+    fine = texture("1", tissue.shape, np.random.default_rng(1))
+    assert surrogate_max_test(fine, tissue, [spot], n_surrogates=39, seed=0)[0].abstained is None
 
 
 @pytest.mark.parametrize("kind", ["gaussian 15", "exponential 12"])
@@ -420,16 +422,39 @@ def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) 
 
 def test_no_candidate_is_odder_than_the_oddest_place(rng: np.random.Generator) -> None:
     tissue = organ((60, 60), 29)
-    statistic = ScanStatistic(BallScan(tissue.astype(np.float32), (1.0, 1.0)))
+    sample = np.stack([texture("2", tissue.shape, rng) for _ in range(8)]).astype(np.float32)
+    statistic = ScanStatistic(BallScan(tissue.astype(np.float32), (1.0, 1.0)), sample)
     field = texture("2", tissue.shape, rng).astype(np.float32)
-    family = [(scale, 0) for scale in range(len(statistic.scan.scales))]
+    family = [(measure, 0) for measure in range(len(statistic.scan.measures))]
     [most] = statistic.maxima(field[None], family)
     for shape in [*brightest(field, tissue, 3, 4), *thresholded(field, tissue, 2.0, 0.0)]:
         members = statistic.members([held for [held] in statistic.scan.means(shape[None].astype(np.float32))])
         assert members.combinations
         [scores] = statistic.scores(field, [members])
-        for (scale, share), score in zip(members.combinations, scores, strict=True):
-            assert share or (score <= most[scale] + 1e-5).all()
+        for (measure, share), score in zip(members.combinations, scores, strict=True):
+            assert share or (score <= most[measure] + 1e-5).all()
+
+
+def test_contrasts_at_the_rim_vary_no_more_than_elsewhere(rng: np.random.Generator) -> None:
+    tissue = organ((70, 70), 34)
+    scan = BallScan(tissue.astype(np.float32), (1.0, 1.0))
+    fields = np.stack([texture("1", tissue.shape, rng) for _ in range(216)]).astype(np.float32) * tissue
+    even = ScanStatistic(scan, fields[:16])
+    assert all((w == 1).all() for w in ScanStatistic(scan)._weights)
+    ratios = []
+    raw, smoothed = scan.contrasts(fields[16:]), even.contrasts(fields[16:])
+    for measure, before, after in zip(scan.measures, raw, smoothed, strict=True):
+        cut = measure.layout[:, 0] < np.log(0.8)
+        if measure.scale > 1 and cut.sum() > 50:
+            ratios += [[own[:, cut].std() / own[:, ~cut].std() for own in (before, after)]]
+        # One number for all places: the texture's variance itself is left as it is.
+        assert np.log(after.std(axis=0) / before.std(axis=0)).mean() == pytest.approx(0, abs=1e-3)
+    assert np.mean(ratios, axis=0) == pytest.approx([1.2, 1.0], abs=0.1)
+
+
+def test_places_without_contrast_are_left_alone() -> None:
+    layout = np.array([[0.0, 0.0, 0.0], [-0.5, 0.0, 0.1], [0.0, -0.5, 0.0]])
+    assert evenness(layout, np.zeros((4, 3), dtype=np.float32)) == pytest.approx([1, 1, 1])
 
 
 def test_lesions_of_two_standard_deviations_are_found_in_a_real_spleen(shared_data, rng: np.random.Generator) -> None:

@@ -187,20 +187,41 @@ def test_contrasts_are_to_the_surroundings(rng: np.random.Generator) -> None:
     scan = BallScan(disc(shape, 27).astype(np.float32), (1.0, 1.0))
     ramp = np.linspace(0, 50, shape[0], dtype=np.float32)[None, :, None] + np.zeros((1, *shape), dtype=np.float32)
     means = [own for [own] in scan.means(ramp)]
-    for number, (mean, [contrast]) in enumerate(zip(means, scan.contrasts(ramp), strict=True)):
-        scale = scan.scales[number]
-        if number + 3 >= len(scan.scales):
-            assert scale.around is None
+    kinds: dict[int, list[int | None]] = {}
+    for measure, [contrast] in zip(scan.measures, scan.contrasts(ramp), strict=True):
+        scale, mean = scan.scales[measure.scale], means[measure.scale]
+        kinds.setdefault(measure.scale, []).append(measure.wider)
+        assert np.allclose(np.exp(measure.layout[:, 0]), scale.share)
+        if measure.wider is None:
             assert np.array_equal(mean, contrast)
+            assert not measure.layout[:, 1:].any()
             continue
-        wider = scan.scales[number + 3]
-        assert wider.radius == pytest.approx(2.83 * scale.radius, rel=0.01) or scale.radius == 0
+        wider = scan.scales[measure.wider]
+        ratio = 1.41 ** (measure.wider - measure.scale)
+        assert wider.radius == pytest.approx(ratio * scale.radius, rel=0.01) or scale.radius == 0
         i = int(rng.integers(len(scale.positions)))
         away = np.linalg.norm(wider.positions - scale.positions[i], axis=1)
-        assert away[scale.around[i]] == away.min()
-        assert contrast[i] == mean[i] - means[number + 3][scale.around[i]]
+        assert away[measure.around[i]] == away.min()
+        assert measure.layout[i, 1:] == pytest.approx(
+            [np.log(wider.share[measure.around[i]]), away.min() / wider.radius]
+        )
+        assert contrast[i] == mean[i] - means[measure.wider][measure.around[i]]
         # A slope is no contrast, unless a ball's surroundings are cut by the tissue's edge.
         assert np.median(np.abs(contrast)) < 0.1 * np.ptp(mean)
+    last = max(kinds)
+    assert kinds == {n: [n + 1, n + 2 if n < last else None] for n in range(last + 1)}
+    assert scan.scales[last].places >= 10 > scan.scales[last + 1].places
+
+
+def test_a_tissue_too_thin_for_wide_balls_has_no_places_of_them() -> None:
+    thin = np.zeros((60, 60, 60), dtype=np.float32)
+    thin[:, :, 30:32] = 1
+    scan = BallScan(thin, (1.0, 1.0, 1.0))
+    measured = {measure.scale for measure in scan.measures}
+    assert measured == set(range(max(measured) + 1))
+    assert all(scan.scales[number].weight.size for number in measured)
+    assert any(not scale.weight.size for scale in scan.scales)
+    assert all(np.isfinite(own).all() for own in scan.contrasts(thin[None]))
 
 
 def test_coarser_levels_see_a_large_ball(rng: np.random.Generator) -> None:
@@ -210,7 +231,7 @@ def test_coarser_levels_see_a_large_ball(rng: np.random.Generator) -> None:
     assert radii == sorted(radii)
     assert max(radii) >= 16
     assert len(scan.scales) > 5  # more than the finest level has
-    assert all(s.places >= 10 for s in scan.scales)
+    assert all(scan.scales[m.scale].places >= 10 for m in scan.measures)
     field = (np.hypot(*(np.indices((128, 128)) - 63.5)) <= 16).astype(np.float32)
     means = scan.means(field[None])
     number = int(np.argmin(np.abs(np.array(radii) - 16)))

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BallScan", "Scale", "block_sums"]
+__all__ = ["BallScan", "Measure", "Scale", "block_sums"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -18,8 +18,8 @@ IntArray = npt.NDArray[np.int64]
 # Radii of a level in its voxels; the next level halves the resolution and takes the larger ones again.
 _FIRST_RADII: tuple[float, ...] = (0.0, 1.0, 1.42, 2.0, 2.83)
 _LATER_RADII: tuple[float, ...] = (2.0, 2.83)
-# A ball's surroundings are the ball of the scale this much further on, 2.83 times as wide.
-_SURROUND = 3
+# A ball's surroundings are the balls of the scales so much further on, 1.41 and twice as wide.
+_NEAR, _FAR = 1, 2
 # Voxels summed at a time: they stay in the first cache.
 _BLOCK = 512
 
@@ -70,16 +70,38 @@ class Scale:
         ``(places, ndim)`` centres of the balls at least half of which is tissue, in the unit of the spacing.
     weight
         1 / (tissue within each ball).
-    around
-        For each ball the number of the place of the ball 2.83 times as wide (three scales on)
-        whose centre is nearest; None for the three widest scales.
+    share
+        How much of each ball is tissue, 0.5 to 1.
     """
 
     radius: float
     places: float
     positions: npt.NDArray[np.float64]
     weight: FloatArray
-    around: IntArray | None = None
+    share: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """What is measured of the balls of one scale: how far their means lie above those of wider balls.
+
+    Attributes
+    ----------
+    scale
+        Number of the scale of the balls.
+    wider
+        Number of the scale of the surroundings, one or two further on; None: the means themselves.
+    around
+        For each ball the number of the place of the wider ball whose centre is nearest; empty without one.
+    layout
+        ``(places, 3)``: the logarithms of the shares of ball and surroundings that are tissue, and how far the
+        two centres lie apart, in radii of the surroundings. On these depends how much noise a place has.
+    """
+
+    scale: int
+    wider: int | None
+    around: IntArray
+    layout: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +138,14 @@ class BallScan:
     spacing
         Voxel size along each axis.
     min_places
-        The largest ball is one of which the tissue holds this many.
+        The largest ball that is measured is one of which the tissue holds this many; wider ones are surroundings only.
+
+    Attributes
+    ----------
+    scales
+        By radius.
+    measures
+        By scale: against the surroundings 1.41 and twice as wide; the mean itself where there are none so wide.
     """
 
     def __init__(self, tissue: FloatArray, spacing: Sequence[float], min_places: float = 10.0) -> None:
@@ -124,6 +153,8 @@ class BallScan:
         self.scales: list[Scale] = []
         self._levels: list[_Level] = []
         volume = float(self.tissue.sum()) * float(np.prod(spacing))
+        # One scale more, whose balls have twice (2-D) or 2.83 times (3-D) the volume.
+        least = 0.9 * min_places / 2 ** (0.5 * self.tissue.ndim)
         level, step, radii = self.tissue, np.array(spacing, dtype=float), _FIRST_RADII
         halved: tuple[int, ...] = ()
         while True:
@@ -133,7 +164,7 @@ class BallScan:
                 _shell(inner * unit, outer * unit, step) for inner, outer in zip((-1.0, *radii), radii, strict=False)
             ]
             sizes = np.cumsum([len(shell) for shell in shells])
-            wide = volume >= min_places * sizes * float(np.prod(step))
+            wide = volume >= least * sizes * float(np.prod(step))
             count = int(np.argmin(wide)) if not wide.all() else len(radii)
             if count:
                 self._add(level, step, halved, np.array(radii[:count]) * unit, shells[:count], volume)
@@ -142,7 +173,7 @@ class BallScan:
             halved = tuple(int(a) for a in np.flatnonzero(step < 1.5 * step.min()))
             level, radii = halve(level, halved), _LATER_RADII
             step = step * np.where(np.isin(range(step.size), halved), 2.0, 1.0)
-        self._join()
+        self.measures = self._measures(min_places)
 
     def _add(
         self,
@@ -176,19 +207,35 @@ class BallScan:
             # The middle of a voxel of this level, in the unit of the spacing.
             positions = (where + 0.5) * step
             ball = float(size) * float(np.prod(step))
-            self.scales.append(Scale(float(radius), volume / ball, positions, (1.0 / held[half]).astype(np.float32)))
+            weight = (1.0 / held[half]).astype(np.float32)
+            share = (held[half] / size).astype(np.float32)
+            self.scales.append(Scale(float(radius), volume / ball, positions, weight, share))
             centres.append(inside[half])
         stops = np.cumsum([part.size for part in centres])
         self._levels.append(replace(everywhere, centres=np.concatenate(centres), stops=stops))
 
-    def _join(self) -> None:
-        """Find the surroundings of every ball."""
+    def _measures(self, min_places: float) -> list[Measure]:
+        """What is measured at each scale, and find the surroundings of every ball."""
         from scipy.spatial import cKDTree
 
-        for number in range(len(self.scales) - _SURROUND):
-            wider = cKDTree(self.scales[number + _SURROUND].positions)
-            around = wider.query(self.scales[number].positions)[1].astype(np.int64)
-            self.scales[number] = replace(self.scales[number], around=around)
+        measures = []
+        for number, scale in enumerate(self.scales):
+            # The smallest balls are measured however small the tissue is.
+            if number and (scale.places < min_places or not scale.weight.size):
+                break
+            own = np.log(scale.share.astype(np.float64))
+            for wider in (number + _NEAR, number + _FAR):
+                if wider < len(self.scales) and self.scales[wider].weight.size:
+                    outer = self.scales[wider]
+                    away, around = cKDTree(outer.positions).query(scale.positions)
+                    layout = np.stack(
+                        [own, np.log(outer.share.astype(np.float64))[around], away / outer.radius], axis=1
+                    )
+                    measures.append(Measure(number, wider, around.astype(np.int64), layout))
+                elif wider == number + _FAR:
+                    layout = np.stack([own, np.zeros_like(own), np.zeros_like(own)], axis=1)
+                    measures.append(Measure(number, None, np.empty(0, dtype=np.int64), layout))
+        return measures
 
     def means(self, fields: FloatArray) -> list[FloatArray]:
         """Tissue-weighted mean of each field ``(n, *shape)`` over each ball, one array ``(n, places)`` a scale."""
@@ -199,11 +246,11 @@ class BallScan:
         return [total * scale.weight for total, scale in zip(sums, self.scales, strict=True)]
 
     def contrasts(self, fields: FloatArray) -> list[FloatArray]:
-        """Mean of each ball minus that of its surroundings, as `means`; the three widest scales have none."""
+        """Every measure of each field ``(n, *shape)`` at each place, one array ``(n, places)`` a measure."""
         means = self.means(fields)
         return [
-            mean if scale.around is None else mean - means[number + _SURROUND].take(scale.around, axis=1)
-            for number, (mean, scale) in enumerate(zip(means, self.scales, strict=True))
+            means[m.scale] if m.wider is None else means[m.scale] - means[m.wider].take(m.around, axis=1)
+            for m in self.measures
         ]
 
 

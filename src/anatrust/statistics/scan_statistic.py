@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from anatrust.statistics.ball_scan import BallScan
 
-__all__ = ["SHARES", "Members", "ScanStatistic", "steepest_growth"]
+__all__ = ["SHARES", "Members", "ScanStatistic", "evenness", "steepest_growth"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -100,7 +100,7 @@ class Members:
     Attributes
     ----------
     combinations
-        Numbers of the scales that describe it, each with the number of the share (in
+        Numbers of the measures that describe it, each with the number of the share (in
         `SHARES`) of places that is left out; ascending.
     own
         For each, the numbers of the places of its balls.
@@ -120,32 +120,48 @@ class ScanStatistic:
     ----------
     scan
         The balls and the places.
+    sample
+        ``(n, *shape)`` fields of the tissue's texture, from which it is learnt how much more the contrasts of some
+        places vary than those of others; none: all vary alike.
 
     Notes
     -----
-    A scale's centre and spread come from the field itself, the same way for observed and
+    Balls at the rim hold less tissue, and so do surroundings there: their contrasts vary up to twice as much, and
+    the oddest place of a texture would mostly be one of them. So each contrast is divided by the spread of contrasts
+    of places laid out alike: a quadratic in the layout fitted to the logarithm of the variance over the sample.
+
+    A measure's centre and spread come from the field itself, the same way for observed and
     surrogate fields, so its variance never has to be known. The places near the extreme are
     left out as those near a candidate are, by their number.
     """
 
-    def __init__(self, scan: BallScan) -> None:
+    def __init__(self, scan: BallScan, sample: FloatArray | None = None) -> None:
         self.scan = scan
-        counts = [scale.weight.size for scale in scan.scales]
+        self._scales = [scan.scales[measure.scale] for measure in scan.measures]
+        counts = [scale.weight.size for scale in self._scales]
         self._steps = [-(-count // _MANY) for count in counts]
         self._few = [np.arange(0, count, -(-count // _FEW)) for count in counts]
+        self._weights = [np.ones(count, dtype=np.float32) for count in counts]
+        if sample is not None:
+            found = scan.contrasts(sample)
+            self._weights = [evenness(m.layout, own) for m, own in zip(scan.measures, found, strict=True)]
+
+    def contrasts(self, fields: FloatArray) -> list[FloatArray]:
+        """Every measure of each field ``(n, *shape)`` at places that vary alike, ``(n, places)`` each."""
+        return [own * weight for own, weight in zip(self.scan.contrasts(fields), self._weights, strict=True)]
 
     def maxima(self, fields: FloatArray, combinations: Iterable[Combination]) -> npt.NDArray[np.float64]:
-        """Largest deviations up and down for ascending combinations of scale and share.
+        """Largest deviations up and down for ascending combinations of measure and share.
 
         ``(fields, combinations, 2)`` of ``(fields, *shape)``.
         """
         shares: dict[int, list[int]] = {}
-        for scale, share in combinations:
-            shares.setdefault(scale, []).append(share)
-        contrasts = self.scan.contrasts(fields)
+        for measure, share in combinations:
+            shares.setdefault(measure, []).append(share)
+        contrasts = self.contrasts(fields)
         return np.concatenate(
             [
-                extremes(contrasts[i], self._steps[i], self._few[i], self.scan.scales[i].positions, SHARES[chosen])
+                extremes(contrasts[i], self._steps[i], self._few[i], self._scales[i].positions, SHARES[chosen])
                 for i, chosen in shares.items()
             ],
             axis=1,
@@ -159,15 +175,16 @@ class ScanStatistic:
         held
             Ball means of the candidate's indicator: the share of each ball that it holds.
         """
-        radii = np.array([scale.radius for scale in self.scan.scales])
-        own = [np.flatnonzero(share >= _HALF) for share in held]
-        if not any(places.size for places in own):
+        radii = np.array([scale.radius for scale in self._scales])
+        inside = [np.flatnonzero(share >= _HALF) for share in held]
+        if not any(inside[m.scale].size for m in self.scan.measures):
             # Smaller than any ball: the smallest ball is all there is.
-            own[0] = np.flatnonzero(held[0] >= max(float(held[0].max()), 1e-9))
+            inside[0] = np.flatnonzero(held[0] >= max(float(held[0].max()), 1e-9))
+        own = [inside[m.scale] for m in self.scan.measures]
         fitting = np.array([places.size > 0 for places in own])
         found: list[tuple[Combination, IntArray, IntArray | None]] = []
         for i in np.flatnonzero(fitting & (radii >= _WINDOW * radii[fitting].max(initial=0.0))):
-            touched = held[i] > 0
+            touched = held[self.scan.measures[i].scale] > 0
             share = float(touched.mean())
             if share <= _NEGLIGIBLE:
                 found.append(((int(i), 0), own[i], None))
@@ -181,7 +198,7 @@ class ScanStatistic:
 
     def scores(self, field: FloatArray, candidates: Iterable[Members]) -> list[npt.NDArray[np.float64]]:
         """The oddest ball of each candidate upwards and downwards, ``(combinations, 2)`` for each."""
-        contrasts = [values for [values] in self.scan.contrasts(field[None])]
+        contrasts = [values for [values] in self.contrasts(field[None])]
         usual = [deciles(values, step) for values, step in zip(contrasts, self._steps, strict=True)]
         result = []
         for candidate in candidates:
@@ -206,7 +223,23 @@ def steepest_growth(scan: BallScan, field: FloatArray) -> float:
     # Single voxels are left out: their step to the smallest ball depends on the grid.
     spreads = [
         deciles(contrast, 1)[1]
-        for [contrast], scale in zip(scan.contrasts(field[None]), scan.scales, strict=True)
-        if scale.around is not None
+        for [contrast], measure in zip(scan.contrasts(field[None]), scan.measures, strict=True)
+        if measure.wider is not None and measure.wider - measure.scale > 1
     ][1:]
     return float(np.diff(np.log(spreads)).max(initial=-np.inf)) if len(spreads) > 1 else np.inf
+
+
+def evenness(layout: npt.NDArray[np.float64], sample: FloatArray) -> FloatArray:
+    """1 / how much the contrasts of each place vary, relative to one another, from few fields.
+
+    `layout` is ``(places, k)``, `sample` ``(fields, places)``. The logarithm of the variance is fitted by a quadratic
+    in the layout, so that a few fields suffice for thousands of places.
+    """
+    squares = np.square(sample, dtype=np.float64).mean(axis=0)
+    terms = [np.ones(len(layout)), *layout.T]
+    terms += [layout[:, i] * layout[:, j] for i in range(layout.shape[1]) for j in range(i + 1)]
+    # A place whose surroundings are the ball itself has no contrast at all.
+    logarithm = np.log(np.maximum(squares, 1e-6 * squares.mean() + 1e-30))
+    design = np.stack(terms, axis=1)
+    fitted = design @ np.linalg.lstsq(design, logarithm, rcond=1e-6)[0]
+    return np.asarray(np.exp(-0.5 * (fitted - fitted.mean())), dtype=np.float32)

@@ -45,6 +45,8 @@ _GLARING = 4.0
 _LARGE = 0.02
 _LEAST_WIDTH = 0.05
 _THREADS = 4
+# Pairs of fields from which it is learnt how much more the contrasts of some places vary.
+_SAMPLE = 8
 # Voxels of the fields that a thread makes at a time.
 _CHUNK = 300_000
 _SIDES: dict[str, tuple[int, ...]] = {"both": (0, 1), "brighter": (0,), "darker": (1,)}
@@ -63,7 +65,8 @@ def surrogate_max_test(
     """Test candidates that were chosen by looking at the image, with nothing but this image.
 
     Grey values become normal scores. The evidence of a ball is its mean minus that of its
-    surroundings (the ball 2.83 times as wide), standardised among all balls of its size; a
+    surroundings (the balls 1.41 and twice as wide), divided by how far such contrasts spread where ball and
+    surroundings hold as much tissue, standardised among all balls of its size; a
     candidate's statistic is the largest evidence, bright or dark, of the balls that belong to it
     (at least half of each lies within it), over radii from a third of to the largest that
     fits. It is compared with the *maximum of the same evidence over all places and all sizes* of
@@ -126,8 +129,11 @@ def surrogate_max_test(
     -----
     Each scale is standardised by the median and the deciles of its own contrasts, in the tissue
     as in each surrogate, so the texture's variance at no scale has to be known; the fitted
-    covariance only decides how many independent places there are. The maxima of the scales
-    (and of both signs and all features) are brought to one unit by their median and 95th
+    covariance only decides how many independent places there are, and how much more contrasts vary at the rim,
+    where balls are cut: without that the oddest place of most surrogates is one at the rim, and everywhere else
+    a candidate would have to differ by a fifth more. Narrow surroundings follow the trends of a tissue and find
+    what has an edge, wide ones suit small candidates. The maxima of the scales
+    (and of both surroundings, both signs and all features) are brought to one unit by their median and 95th
     percentile, which for nearly Gumbel maxima weighs their tails alike, as min-p would. Several
     features are simulated independently: by Šidák's inequality the maximum over dependent
     Gaussian features is no larger.
@@ -150,7 +156,7 @@ def surrogate_max_test(
 
     Tissues of more than 30 000 voxels (8 000 for several
     features) are averaged over blocks first. Cost: `n_surrogates` · d / 2 FFTs of the coarse
-    box and about 90 additions a voxel of it for each surrogate.
+    box and about 110 additions a voxel of it for each surrogate.
 
     References
     ----------
@@ -190,12 +196,14 @@ def surrogate_max_test(
     if not all(np.subtract(*np.quantile(field[rest], (0.75, 0.25))) > 0 for field in tissue.fields):
         return [abstain("the tissue is nearly constant: there is no texture to compare with") for _ in candidates]
     ranks, lengths = _ranks(tissue, rest)
-    statistic = ScanStatistic(BallScan(tissue.mask.astype(np.float32), tissue.spacing))
+    scan = BallScan(tissue.mask.astype(np.float32), tissue.spacing)
     few = lengths < _FEW_PATCHES[tissue.mask.ndim]
-    forms = [ranks, *_tails(tissue, rest, statistic.scan, seed)] if few else [ranks]
-    members = [statistic.members([h for [h] in statistic.scan.means(c[None])]) for c in tissue.candidates]
-    # The family: every scale, and whatever else a candidate is compared by.
-    everything = {(scale, 0) for scale in range(len(statistic.scan.scales))}
+    forms = [ranks, *_tails(tissue, rest, scan, seed)] if few else [ranks]
+    # One for all forms: made smooth for a smooth texture it would take every roughness for a lesion.
+    statistic = ScanStatistic(scan, _sample(ranks.textures, tissue.mask, seed))
+    members = [statistic.members([h for [h] in scan.means(c[None])]) for c in tissue.candidates]
+    # The family: every measure, and whatever else a candidate is compared by.
+    everything = {(measure, 0) for measure in range(len(scan.measures))}
     family = sorted(everything.union(*(own.combinations for own in members)))
     sides = list(_SIDES[direction])
     nulls = [_null(form, statistic, tissue.mask, family, sides, n_surrogates, seed) for form in forms]
@@ -305,6 +313,12 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
     rough = LongTexture(tissue.mask.shape, tissue.spacing, _ROUGH_LENGTH * diameter, power=1)
     textures.append([rough] * len(marks))
     return [_Form(tail_scores, own, scored) for own in textures]
+
+
+def _sample(textures: Sequence[_Texture], mask: BoolArray, seed: int) -> FloatArray:
+    """Some fields of the tissue's texture, of its features in turn."""
+    pairs = [textures[k % len(textures)].pairs([np.random.default_rng([seed, 0, k, 1])]) for k in range(_SAMPLE)]
+    return np.concatenate(pairs) * mask
 
 
 def _spread_out(values: FloatArray, mask: BoolArray) -> FloatArray:
