@@ -15,6 +15,7 @@ from anatrust.rejection.settings import GateSettings, RejectionSettings, TissueS
 from anatrust.studies import judge, null_validity_summary
 from anatrust.studies.needs import MODULES
 from anatrust.studies.phantom import phantom_scan
+from anatrust.studies.phantom_vessels import bare_liver, is_vessel, vessels_of
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.textures import TextureKind
 from anatrust.studies.tissues import (
@@ -32,7 +33,7 @@ from anatrust.studies.tissues import (
 
 __all__ = ["STUDY"]
 
-_SELF = ("anatrust.studies.null_validity",)
+_SELF = ("anatrust.studies.null_validity", "anatrust.studies.phantom_vessels")
 # Those that promise something first: a run that is stopped has what matters.
 _NULLS = ("surrogate-max", "placement", "iid", "placement-exceed", "block")
 _DRAWS = 199
@@ -42,6 +43,7 @@ _AMOS = {"spleen": 1, "right kidney": 2, "liver": 6, "stomach": 7, "bladder": 14
 _CT = {"spleen": 1, "right kidney": 2, "liver": 5, "gluteus": 80}
 _MR = {"spleen": 1, "right kidney": 2, "liver": 5}
 _PHANTOM = ("liver", "spleen")
+_BARE = "liver without vessels"
 _TEXTURES: tuple[tuple[TextureKind, float], ...] = (
     ("gaussian", 2),
     ("gaussian", 6),
@@ -112,6 +114,7 @@ def _grid(quick: bool) -> Iterator[tuple[str, str, str, Sequence[float | str]]]:
     for source, organs in (("ct3mm", tuple(_CT)), ("mr", tuple(_MR)), ("phantom", _PHANTOM)):
         for organ in organs:
             yield "selected", source, organ, ways
+    yield "selected", "phantom", _BARE, ways
     yield "selected", "hippocampus", "hippocampus", ways
     yield "selected", "cardiac", "left ventricle", ways
 
@@ -127,8 +130,9 @@ def _samples(source: str, tissue: str, task: str, null: str, context: Context) -
     elif source in ("ct3mm", "mr"):
         yield volume_organ(context, source, (_CT if source == "ct3mm" else _MR)[tissue], tissue)
     elif source == "phantom":
-        for k in range(3 if few else 12):
-            yield phantom_organ(90_000 + 1000 * context.seed + k, tissue)
+        for k in range(3 if few else 24 if holds else 12):
+            seed = _phantom_seed(k, context)
+            yield bare_liver(seed) if tissue == _BARE else phantom_organ(seed, tissue)
     elif source == "hippocampus":
         yield from hippocampus_patients(context, limit=3 if few else 30)
     elif source == "cardiac":
@@ -136,9 +140,13 @@ def _samples(source: str, tissue: str, task: str, null: str, context: Context) -
             yield max(slices, key=lambda s: int(s.domain.sum()))
     else:
         kind, length = tissue.split()
-        for k in range(6 if few else 40 if holds else 10):
+        for k in range(6 if few else 60 if holds else 10):
             rng = np.random.default_rng([context.seed, k, len(kind), int(float(length))])
             yield texture_disc(rng, cast(TextureKind, kind), float(length))
+
+
+def _phantom_seed(k: int, context: Context) -> int:
+    return 90_000 + 1000 * context.seed + k
 
 
 # Random places a sample: one patient gives few, a single scan must give all there are.
@@ -191,6 +199,7 @@ def _selected(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     null, way = p["null"], p["size"]
     single: dict[str, list[int]] = {}
     any_kept: dict[str, list[int]] = {}
+    beside: dict[str, list[int]] = {}
     undecidable = tested = 0
     for k, sample in enumerate(_samples(p["source"], p["tissue"], "selected", null, context)):
         seed = 1000 * context.seed + 17 * k
@@ -212,10 +221,16 @@ def _selected(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
         # Of the blobs the brightest is the experiment, of the threshold's candidates each.
         solo = [r for r, c in zip(results, candidates, strict=True) if (c & first).any()]
         single.setdefault(sample.patient, []).extend(int(r.p_value <= 0.05) for r in solo)
-        any_kept.setdefault(sample.patient, []).append(int(any(judge.any_kept(null, results, 0.10))))
+        kept = judge.any_kept(null, results, 0.10)
+        any_kept.setdefault(sample.patient, []).append(int(any(kept)))
+        if (p["source"], p["tissue"]) == ("phantom", "liver"):
+            vessels = vessels_of(_phantom_seed(k, context))
+            other = [hit and not is_vessel(c, vessels) for hit, c in zip(kept, candidates, strict=True)]
+            beside.setdefault(sample.patient, []).append(int(any(other)))
         undecidable += sum(r.abstained is not None or r.floor > 0.05 for r in solo)
         tested += len(solo)
-    return {"single": single, "any": any_kept, "undecidable": undecidable, "tested": tested}
+    found_all = {"single": single, "any": any_kept, "undecidable": undecidable, "tested": tested}
+    return found_all | ({"beside_vessels": beside} if beside else {})
 
 
 def _cohort(source: str, block: int, context: Context) -> Mapping[str, Any]:

@@ -51,6 +51,8 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
                 "undecidable": found["undecidable"],
                 "tested": found["tested"],
             }
+            if "beside_vessels" in found:
+                rates[key]["beside_vessels"] = rate_by_patient(found["beside_vessels"], seed=context.seed)
     cohorts = {
         f"{source}/{way}": _resplit(by_patient, context.seed)
         for source, ways in scores.items()
@@ -137,7 +139,11 @@ def _targets(rates: Mapping[str, Any], cohorts: Mapping[str, Any]) -> list[dict[
                         "scans",
                     )
                 kept = found["any"]
-                add(f"surrogate-max, {way}, {name} {tissue}: any kept at 0.10", kept["k"], kept["n"], 0.10, "scans")
+                what = f"surrogate-max, {way}, {name} {tissue}: any kept at 0.10"
+                add(what, kept["k"], kept["n"], 0.10, "scans")
+                if "beside_vessels" in found:
+                    other = found["beside_vessels"]
+                    add(f"{what} that is no vessel", other["k"], other["n"], 0.10, "scans")
     pooled = _pool(rates, "selected", ("texture",), "surrogate-max", "any")
     add("surrogate-max, all textures and ways: any kept at 0.10", pooled["k"], pooled["n"], 0.10, "scans")
     for key, found in cohorts.items():
@@ -200,6 +206,23 @@ def tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         apart = ["surrogate-max: undecidable"] if part == "single" else []
         header = ["tissue", "chosen by", "n", *[f"{k}: {title}" for k in _NULLS], *apart]
         made[f"selected-{part}"] = markdown_table(header, rows)
+    rows = []
+    for key, found in rates.items():
+        if "beside_vessels" in found:
+            way, null = key.split("/")[3:]
+            bare = rates.get(f"selected/phantom/liver without vessels/{way}/{null}")
+            without = _cell(None if bare is None else bare["any"])
+            rows.append([null, way, found["any"]["n"], _cell(found["any"]), _cell(found["beside_vessels"]), without])
+    header = [
+        "null",
+        "chosen by",
+        "phantom livers",
+        "any kept at 0.10",
+        "any that is no vessel",
+        "same livers, no vessels",
+    ]
+    if rows:
+        made["vessels"] = markdown_table(header, sorted(rows))
     rows = []
     for key, found in result["summary"]["cohorts"].items():
         source, way = key.split("/")

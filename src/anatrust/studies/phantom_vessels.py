@@ -16,12 +16,14 @@ from anatrust.studies.phantom_anatomy import Painter, draw_abdomen, warp_fields
 from anatrust.studies.textures import texture_field
 from anatrust.studies.tissues import TissueSample, phantom_organ
 
-__all__ = ["bare_liver", "vessel_excess", "vessels_of"]
+__all__ = ["bare_liver", "is_vessel", "vessel_excess", "vessels_of"]
 
 Floats = npt.NDArray[np.float32]
 
 # Half of what the faintest vessels are brighter than the liver around them (HU).
 _VISIBLE = 14.0
+# A candidate is a vessel if at least a quarter of it is.
+_SHARE = 0.25
 
 
 @dataclass
@@ -80,3 +82,8 @@ def bare_liver(seed: int, *, quick: bool = True) -> TissueSample:
     sample = phantom_organ(seed, "liver", quick=quick)
     excess = vessel_excess(seed, quick=quick)[_box(seed, quick, sample.domain.shape)]
     return replace(sample, name="liver without vessels", image=sample.image - excess)
+
+
+def is_vessel(candidate: npt.NDArray[np.bool_], vessels: npt.NDArray[np.bool_]) -> bool:
+    """Whether vessels make up at least a quarter of a candidate: then it does differ from the liver around it."""
+    return bool(vessels[candidate].mean() >= _SHARE)
