@@ -9,7 +9,9 @@ from scipy import ndimage
 from anatrust.errors import InputError
 from anatrust.studies.lesions import LesionSpec, free_centres, lesion_profile, plant_lesion
 from anatrust.studies.phantom import Phantom, phantom_scan
+from anatrust.studies.phantom_vessels import bare_liver, is_vessel, vessels_of
 from anatrust.studies.textures import texture_field
+from anatrust.studies.tissues import phantom_organ
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +173,24 @@ def test_free_centres_fit_and_avoid_what_is_taken() -> None:
     assert len(centres)
     assert centres[:, 0].min() >= 15 + 2
     assert centres[:, 0].max() <= 24 - 2
+
+
+def test_vessels_are_what_the_bare_liver_lacks() -> None:
+    sample, vessels, bare = phantom_organ(15_003, "liver"), vessels_of(15_003), bare_liver(15_003)
+    assert np.array_equal(sample.domain, bare.domain)
+    assert not (vessels & ~sample.domain).any()
+    assert 0.005 < vessels.sum() / sample.domain.sum() < 0.06
+    removed = sample.image - bare.image
+    assert removed.min() == 0
+    assert removed[vessels].min() >= 14
+    # Only what the phantom paints as vessels is taken out: the noise stays as it is.
+    beside = sample.domain & ~vessels
+    before, after = (s.image[vessels].mean() - s.image[beside].mean() for s in (sample, bare))
+    assert abs(after) < 4 < 15 < before
+    assert np.median(removed[beside]) == 0
+
+
+def test_a_candidate_is_a_vessel_if_a_quarter_of_it_is() -> None:
+    vessels = np.arange(16).reshape(4, 4) < 4
+    assert is_vessel(np.ones((4, 4), dtype=bool), vessels)
+    assert not is_vessel(np.arange(16).reshape(4, 4) > 0, vessels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numba
 import numpy as np
@@ -219,10 +220,9 @@ class BallScan:
         from scipy.spatial import cKDTree
 
         measures = []
-        for number, scale in enumerate(self.scales):
-            # The smallest balls are measured however small the tissue is.
-            if number and (scale.places < min_places or not scale.weight.size):
-                break
+        measured = list(takewhile(lambda scale: scale.places >= min_places and scale.weight.size, self.scales))
+        # The smallest balls are measured however small the tissue is.
+        for number, scale in enumerate(measured or self.scales[:1]):
             own = np.log(scale.share.astype(np.float64))
             for wider in (number + _NEAR, number + _FAR):
                 if wider < len(self.scales) and self.scales[wider].weight.size:
