@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -62,7 +63,10 @@ class Grid:
     layout: Literal["plain", "slice", "raster"] = "plain"
 
     def __post_init__(self) -> None:
-        shape = tuple(int(n) for n in self.shape)
+        try:
+            shape = tuple(operator.index(n) for n in self.shape)
+        except TypeError:
+            raise GeometryError(f"a shape is whole numbers, such as (512, 512, 60), not {self.shape!r}") from None
         if len(shape) not in (2, 3):
             raise GeometryError(f"a grid has 2 or 3 axes, not {len(shape)} (shape {shape}): choose one frame")
         if min(shape) < 1:

@@ -179,7 +179,7 @@ def _with_channels(
 ) -> RawImage:
     array = _last(array, axes, where)
     if array.ndim > axes and request.purpose != "probabilities":
-        raise FormatError(f"{where} has {array.shape[-1]} channels: take one")
+        raise FormatError(f"{where} has {array.shape[-1]} channels in its first axis: take one, or squeeze the others")
     if affine is None:
         grid = Grid.without_spacing(array.shape[:axes])
         return RawImage(array, grid, where)

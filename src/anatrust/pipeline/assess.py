@@ -14,7 +14,7 @@ import numpy as np
 from anatrust._version import __version__
 from anatrust.errors import InputError
 from anatrust.image.volumes import LabelMap
-from anatrust.pipeline.case import Names, mask_kind, read_case
+from anatrust.pipeline.case import Names, check_seed, mask_kind, read_case
 from anatrust.pipeline.finding import worst
 from anatrust.pipeline.fit_rejection import Progress
 from anatrust.pipeline.inspect import inspect_scan
@@ -153,10 +153,13 @@ def assess(
     levels = Levels.all_at(alpha)
     if kind not in ("auto", "lesion", "organ"):
         raise InputError(f"the kind of a mask is auto, lesion or organ, not {kind!r}")
+    if not isinstance(settings, RejectionSettings | None):
+        raise InputError(f"settings are RejectionSettings, not of type {type(settings).__name__}")
+    check_seed(seed)
     if out is not None:
         check_output_folder(out)
     with run.stage("read"):
-        fitted = Profile.load(profile) if isinstance(profile, str | Path) else profile
+        fitted = None if profile is None else Profile.of(profile)
         case = read_case(
             scan,
             mask,

@@ -19,7 +19,7 @@ from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.pipeline.finding import Finding
 from anatrust.pipeline.verdict import Kind
 
-__all__ = ["Case", "content_hash", "label_table", "mask_kind", "read_case"]
+__all__ = ["Case", "check_seed", "content_hash", "label_map_on", "label_table", "mask_kind", "read_case"]
 
 _LARGEST_NAMES = 2**20
 _DETACHED = (".raw", ".raw.gz", ".zraw", ".img", ".img.gz", ".gz")
@@ -68,17 +68,32 @@ def read_case(
         If anything cannot be read or does not lie in the scan's space.
     """
     image = read.read_scan(scan, modality=modality, spacing=spacing, series=series)
-    labels, remarks = _on_scan(mask, image.grid, "mask")
+    labels, remarks = label_map_on(mask, image.grid, "mask")
     organs = None
     if anatomy is not None:
-        organs, more = _on_scan(anatomy, image.grid, "anatomy")
+        organs, more = label_map_on(anatomy, image.grid, "anatomy")
         organs, remarks = _named(organs, anatomy_names), remarks + more
     channels = None if probabilities is None else read.read_probabilities(probabilities, reference=image.grid)
     return Case(image, _named(labels, names), channels, organs, remarks)
 
 
-def _on_scan(source: object, grid: Grid, role: str) -> tuple[LabelMap, tuple[Finding, ...]]:
-    """A label map on the scan's grid, and a remark where its own voxels were others."""
+def label_map_on(source: object, grid: Grid, role: str) -> tuple[LabelMap, tuple[Finding, ...]]:
+    """Read a label map onto the scan's grid, and remark where its own voxels were others.
+
+    Parameters
+    ----------
+    source
+        Path or object, see `read_mask`.
+    grid
+        Of the scan.
+    role
+        What it is to the scan, for the remark: "mask", "anatomy".
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or does not lie in the scan's space.
+    """
     if not isinstance(source, str | Path):
         return read.read_mask(source, reference=grid), ()
     stored = read.read_mask(source)
@@ -115,7 +130,12 @@ def label_table(names: Names) -> dict[int, str]:
     if names is None:
         return {}
     if isinstance(names, Mapping):
-        return {int(number): str(name) for number, name in names.items()}
+        try:
+            return {int(number): str(name) for number, name in names.items()}
+        except (TypeError, ValueError):
+            raise InputError(f"names of labels go by their numbers, such as {{1: 'liver'}}, not {names}") from None
+    if not isinstance(names, str | Path):
+        raise InputError(f"names of labels are a table's name, a JSON file or {{1: 'liver'}}, not {names!r}")
     if str(names) in label_tables():
         return label_names(str(names))
     path = Path(names)
@@ -130,6 +150,18 @@ def label_table(names: Names) -> dict[int, str]:
         return {int(number): str(name) for number, name in pairs if int(number) != 0}
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError, ValueError, RecursionError):
         raise FormatError(f'{path.name} is no table of label names: write JSON like {{"1": "liver"}}') from None
+
+
+def check_seed(seed: object) -> None:
+    """See that a seed can seed.
+
+    Raises
+    ------
+    InputError
+        If it is no whole number from 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"the seed is {seed!r}: give a whole number from 0")
 
 
 def mask_kind(labels: LabelMap) -> Kind:

@@ -91,6 +91,21 @@ class Cohort:
             seen[row.id] = row.number
 
     @classmethod
+    def of(cls, source: object) -> Cohort:
+        """A cohort, or the one in a table.
+
+        Raises
+        ------
+        InputError
+            If it is neither, or as :meth:`read`.
+        """
+        if isinstance(source, str | Path):
+            return cls.read(source)
+        if not isinstance(source, cls):
+            raise InputError(f"a cohort is a Cohort or the path of a table, not of type {type(source).__name__}")
+        return source
+
+    @classmethod
     def read(cls, path: str | Path, *, check_files: bool = True) -> Cohort:
         """Read a CSV (comma, UTF-8) or Parquet table.
 

@@ -24,7 +24,7 @@ __all__ = ["fit"]
 
 
 def fit(
-    cohort: Cohort,
+    cohort: Cohort | str | Path,
     *,
     segmenter: str = "unnamed",
     modality: str | None = None,
@@ -60,7 +60,7 @@ def fit(
     Parameters
     ----------
     cohort
-        The table.
+        The table, or its path.
     segmenter
         Name of the segmenter that drew the masks.
     modality
@@ -105,6 +105,7 @@ def fit(
     Of each section its own, see `CohortNull` and `conformalize`: patients exchangeable, same
     segmenter, same settings.
     """
+    cohort = Cohort.of(cohort)
     for name, share in (("flag_rate", flag_rate), ("sensitivity", sensitivity)):
         if not 0 < share < 1:
             raise InputError(f"{name} is a share between 0 and 1, not {share}")

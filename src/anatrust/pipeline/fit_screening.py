@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from anatrust.errors import AnatrustError, InputError
+from anatrust.errors import AnatrustError, InputError, MissingExtraError
 from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, ProbabilityMap, Scan
 from anatrust.ood.crops import NoPrediction
@@ -216,6 +216,8 @@ def _measured(
             features = row_features(row, description, modality=modality, cache=cache)
             if isinstance(features, Refused | NoPrediction):
                 raise InputError(features.reason)
+        except MissingExtraError:
+            raise  # of no row's making
         except AnatrustError as error:
             if warn:
                 warn(f"row {row.number}: left out of the screening, {error}")

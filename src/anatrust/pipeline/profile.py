@@ -154,6 +154,21 @@ class Profile:
         write_archive(path, _DOCUMENT, document, arrays)
 
     @classmethod
+    def of(cls, source: object) -> Profile:
+        """A profile, or the one in a file.
+
+        Raises
+        ------
+        InputError
+            If it is neither, or as :meth:`load`.
+        """
+        if isinstance(source, str | Path):
+            return cls.load(source)
+        if not isinstance(source, cls):
+            raise InputError(f"a profile is a Profile or its file, not of type {type(source).__name__}")
+        return source
+
+    @classmethod
     def load(cls, path: str | Path) -> Profile:
         """Read a profile of this or an older schema version.
 

@@ -161,7 +161,7 @@ def _crops(judged: Judged, case: Case, profile: Profile | str | Path | None) -> 
     """Where the crops lie that screening looked at; drawn again, from the same seed."""
     if judged.explanation is None or profile is None:
         return ()
-    section = (profile if isinstance(profile, Profile) else Profile.load(profile)).screening
+    section = Profile.of(profile).screening
     if section is None or section.measured.of_mask:  # which measures the mask as a whole
         return ()
     drawn = crops_of(case.scan, case.labels, section.crops)

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.errors import AnatrustError, FormatError, InputError
+from anatrust.errors import AnatrustError, FormatError, InputError, MissingExtraError
 from anatrust.image.atomic import replacing
 from anatrust.image.read import read_mask, read_scan
 from anatrust.metrics import label_lesions
@@ -200,6 +200,8 @@ def screen_cohort(
                 continue
             screening = screen_features(section, found, group=row.group if row.group in groups else None)
             summary = _summary(row, modality or section.modality)
+        except MissingExtraError:
+            raise  # of no row's making
         except AnatrustError as error:
             yield ScreenedRow(row, None, unreadable=str(error))
             continue

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anatrust._version import __version__
-from anatrust.image.read import read_mask, read_scan
+from anatrust.image.read import read_scan
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.models.anchors.label_map import LabelMapAnchors
 from anatrust.models.anchors.prompted import PromptedAnchors
@@ -21,7 +21,7 @@ from anatrust.models.planner_rules import RulesPlanner
 from anatrust.models.protocols import AnchorProvider, Segmenter
 from anatrust.models.registry import default_anchors, load_segmenter
 from anatrust.pipeline.anchors import AnchorSearch, find_anchors
-from anatrust.pipeline.case import Case, Names, label_table
+from anatrust.pipeline.case import Case, Names, check_seed, label_map_on, label_table
 from anatrust.pipeline.decide import decide
 from anatrust.pipeline.finding import Finding, worst
 from anatrust.pipeline.fit_rejection import Progress
@@ -160,14 +160,15 @@ def segment(
     run = _Run(progress)
     levels = Levels.all_at(alpha)
     how = proposal or ProposalSettings()
+    check_seed(seed)
     if out is not None:
         check_output_folder(out)
     with run.stage("read"):
         model = load_segmenter(segmenter, weights, device=device) if isinstance(segmenter, str) else segmenter
-        fitted = Profile.load(profile) if isinstance(profile, str | Path) else profile
-        organ_sets = Profile.load(anchor_profile) if isinstance(anchor_profile, str | Path) else anchor_profile
+        fitted = None if profile is None else Profile.of(profile)
+        organ_sets = None if anchor_profile is None else Profile.of(anchor_profile)
         image = read_scan(scan, modality=modality, spacing=spacing, series=series)
-        organs = None if anatomy is None else _organs(anatomy, anatomy_names, image)
+        organs, moved = (None, ()) if anatomy is None else _organs(anatomy, anatomy_names, image)
     with run.stage("plan"):
         kind: PlanModality = "unknown" if image.modality == "photo" else image.modality
         plan = (planner or RulesPlanner()).plan(target, kind)
@@ -188,7 +189,13 @@ def segment(
     case, remarks = case_for(fitted, Case(image, proposed.labels, chances, search.tissue))
     chosen = judge_settings(settings, fitted, case, levels)
     with run.stage("inspect"):
-        findings = (*search.findings, *proposed.findings, *inspect_scan(image, proposed.labels, chances), *remarks)
+        findings = (
+            *search.findings,
+            *proposed.findings,
+            *inspect_scan(image, proposed.labels, chances),
+            *moved,
+            *remarks,
+        )
     base = Verdict(
         "review",
         ("not judged yet",),
@@ -244,10 +251,9 @@ def anchor_chain(
     return tuple(chain)
 
 
-def _organs(anatomy: object, names: Names, scan: Scan) -> LabelMap:
-    labels = read_mask(anatomy, reference=scan.grid)
-    table = label_table(names)
-    return LabelMap(labels.array, labels.grid, {**labels.names, **table}) if table else labels
+def _organs(anatomy: object, names: Names, scan: Scan) -> tuple[LabelMap, tuple[Finding, ...]]:
+    labels, moved = label_map_on(anatomy, scan.grid, "anatomy")
+    return LabelMap(labels.array, labels.grid, {**labels.names, **label_table(names)}), moved
 
 
 def _graded(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -82,8 +82,10 @@ class TrainingPlan:
         InputError
             If it is not there or no YAML, or holds a key that is not known.
         """
-        import yaml
-
+        try:
+            import yaml
+        except ImportError:
+            raise MissingExtraError("pyyaml", "train", "training") from None
         if not path.is_file() or path.stat().st_size > _LARGEST_PLAN:
             raise InputError(f"there is no training plan {path}: give a YAML file, see docs/how-to/train-rau.md")
         try:

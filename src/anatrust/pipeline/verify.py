@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anatrust.errors import AnatrustError, InputError
+from anatrust.errors import AnatrustError, InputError, MissingExtraError
 from anatrust.image.atomic import replacing
 from anatrust.image.read import read_mask, read_probabilities
 from anatrust.image.volumes import LabelMap
@@ -112,8 +112,8 @@ class Verification:
 
 
 def verify(
-    profile: Profile,
-    cohort: Cohort,
+    profile: Profile | str | Path,
+    cohort: Cohort | str | Path,
     *,
     confidence: float = 0.95,
     tolerance: float = 2.0,
@@ -133,10 +133,10 @@ def verify(
     Parameters
     ----------
     profile
-        Fitted elsewhere, or earlier.
+        Fitted elsewhere, or earlier; or its file.
     cohort
-        Rows with a truth, and probabilities or masks as the profile needs them; none of these patients may
-        have been fitted on. Usual rows (``outlier`` not true) with a mask are screened.
+        A table or its path: rows with a truth, and probabilities or masks as the profile needs them; none of these
+        patients may have been fitted on. Usual rows (``outlier`` not true) with a mask are screened.
     confidence, tolerance
         As in :func:`~anatrust.statistics.acceptance.check_promise`; confidence of all intervals together.
     modality
@@ -162,6 +162,7 @@ def verify(
     most ``(1 - confidence) / 2``. A promise is a mean over calibrations too: a profile of few calibration
     patients may miss its level by its own bad luck, and failing it is then right.
     """
+    profile, cohort = Profile.of(profile), Cohort.of(cohort)
     tester = _Tester(profile, modality, label_table(anatomy_names), encoder_weights, cache, warn)
     rows = [row for row in cohort if tester.concerns(row)]
     if not rows:
@@ -410,6 +411,8 @@ class _Tester:
             if section.measured.certainty and row.probabilities is not None:
                 soft = read_probabilities(row.probabilities, reference=scan.grid)
             screening, _ = screen_scan(section, scan, labels, soft)
+        except MissingExtraError:
+            raise  # of no row's making
         except AnatrustError as error:
             if self.warn:
                 self.warn(f"row {row.number}: left out, {error}")
