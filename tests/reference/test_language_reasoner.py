@@ -227,3 +227,18 @@ def test_volumes_and_odd_settings_are_refused() -> None:
     for change in changes:
         with pytest.raises(InputError):
             change()
+
+
+def test_invented_boxes_are_remarked_unless_nobody_watches() -> None:
+    target, reference = body(3), body(0)
+    honest = LanguageReasoner(Scripted(right(3))).annotate(target.scan, [reference])
+    assert not honest.remarks
+    # Exactly the reference's boxes for a patient who lies otherwise, and one that reaches far over the edge.
+    copied = LanguageReasoner(Scripted(right(0, aorta=(26, 34, 90, 40)))).annotate(target.scan, [reference])
+    (remark,) = copied.remarks
+    assert remark == (
+        "other: the model's boxes may be invented: of 3 boxes 1 beyond the picture, 2 copied from the reference"
+    )
+    assert copied.decision == "review"
+    unseen = LanguageReasoner(Scripted(right(0)), watch=False).annotate(target.scan, [reference])
+    assert not unseen.remarks

@@ -45,6 +45,9 @@ class TrainingPlan:
         Folders of the stages before, in order.
     sam2, level, bottleneck
         For ``seg``: folder or name of SAM 2, what its memory is, and the projection's width.
+    gated, parts
+        For ``seg``: whether the memory's slots have learnt gates, and the organs' tree (the name of each part's
+        whole): parts are asked for after their whole.
     masks
         For ``grpo`` with the task ``segment``: what ``seg`` saved, drawn by ``sam2`` and rewarded by Dice.
     names
@@ -67,6 +70,8 @@ class TrainingPlan:
     masks: str = ""
     level: str = "prototypes"
     bottleneck: int = 256
+    gated: bool = False
+    parts: Mapping[str, str] = field(default_factory=dict)
     names: str | None = None
     slices: int = 8
     convention: str = "thousand"
@@ -107,6 +112,13 @@ class TrainingPlan:
             plain[key] = _place(here, str(plain.get(key, "")))
         plain["adapters"] = tuple(_place(here, str(a)) for a in plain.get("adapters") or ())
         plain["settings"] = plain.get("settings") or {}
+        plain["parts"] = plain.get("parts") or {}
+        if not isinstance(plain["parts"], dict) or not all(
+            isinstance(v, str) for kv in plain["parts"].items() for v in kv
+        ):
+            raise InputError(f"{path.name}: parts is a table of names, a part and its whole each line")
+        if not isinstance(plain.get("gated", False), bool):
+            raise InputError(f"{path.name}: gated is true or false, not {plain['gated']!r}")
         if plain.get("convention", "thousand") not in get_args(Convention):
             raise InputError(
                 f"{path.name}: convention is {', '.join(get_args(Convention))}, not {plain['convention']!r}"
@@ -225,10 +237,12 @@ def train(
     if stage == "seg":
         from anatrust.models.sam2_memory import Sam2Parts
         from anatrust.reference.mask_training import train_masks
-        from anatrust.reference.token_segmenter import TokenSegmenter
+        from anatrust.reference.token_segmenter import Level, TokenSegmenter
 
         sam = Sam2Parts.load(plan.sam2).to(device)
-        segmenter = TokenSegmenter.make(model, sam, plan.level, plan.bottleneck)  # type: ignore[arg-type]
+        segmenter = TokenSegmenter.make(
+            model, sam, cast(Level, plan.level), plan.bottleneck, gated=plan.gated, parts=plan.parts
+        )
         figures = train_masks(segmenter, pictures, settings, plan.output, progress=progress)
     else:
         from anatrust.reference import text_training
@@ -245,8 +259,9 @@ def train(
     record = run_record(
         command=f"train {stage}",
         configuration={
-            "settings": dataclasses.asdict(settings), "level": plan.level, "convention": plan.convention,
-            "slices": plan.slices, "pictures": len(pictures), "patients": len({p.patient for p in pictures}),
+            "settings": dataclasses.asdict(settings), "level": plan.level, "gated": plan.gated,
+            "parts": dict(plan.parts), "convention": plan.convention, "slices": plan.slices,
+            "pictures": len(pictures), "patients": len({p.patient for p in pictures}),
         },
         inputs={"cohort": {"name": plan.cohort.name, "sha256": content_hash(plan.cohort)}},
         seed=settings.seed,

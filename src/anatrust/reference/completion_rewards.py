@@ -10,6 +10,7 @@ import numpy as np
 
 from anatrust.errors import InputError
 from anatrust.reference.coordinates import Convention
+from anatrust.reference.monitors import box_health
 from anatrust.reference.pairs import Pair, Sample
 from anatrust.reference.prompts import read_boxes, read_segments
 from anatrust.reference.rewards import box_reward, form_reward, mask_reward, name_reward, relation_reward
@@ -61,12 +62,22 @@ def completion_rewards(
     Returns
     -------
     accuracy, form, relations
-        The last is None where no relation can be judged (names, and answers of bad form).
+        The last is None where no relation can be judged (names, and answers of bad form). With ``form`` the trainer
+        logs what monitors see in answers with boxes: the share that cannot be read, and of odd boxes (`box_health`).
     """
 
     def each(judge: Callable[[str, Question], float | None]) -> Callable[..., Rewards]:
-        def rewards(completions: Sequence[Any], question: Sequence[int], **_: Any) -> Rewards:
-            return [judge(_text(c), questions[int(k)]) for c, k in zip(completions, question, strict=True)]
+        def rewards(
+            completions: Sequence[Any],
+            question: Sequence[int],
+            log_metric: Callable[[str, float], None] | None = None,
+            **_: Any,
+        ) -> Rewards:
+            answers = [(_text(c), questions[int(k)]) for c, k in zip(completions, question, strict=True)]
+            if log_metric is not None and judge is form:
+                for name, value in _watched(answers, convention).items():
+                    log_metric(name, value)
+            return [judge(text, asked) for text, asked in answers]
 
         return rewards
 
@@ -106,6 +117,20 @@ def completion_rewards(
     for function, name in zip(named, ("accuracy", "form", "relations"), strict=True):
         function.__name__ = name
     return named
+
+
+def _watched(answers: Sequence[tuple[str, Question]], convention: Convention) -> dict[str, float]:
+    """Shares of unreadable answers with boxes and of odd boxes, where boxes were asked for."""
+    seen = [
+        box_health(text, asked.sample.legend, convention, seen=asked.seen, shown=asked.shown)
+        for text, asked in answers
+        if asked.sample.task == "box"
+    ]
+    if not seen:
+        return {}
+    boxes = sum(one.boxes for one in seen)
+    found = {"boxes/unreadable": sum(not one.readable for one in seen) / len(seen)}
+    return found | ({"boxes/odd": sum(one.odd for one in seen) / boxes} if boxes else {})
 
 
 def _text(completion: Any) -> str:

@@ -16,7 +16,8 @@ from anatrust.image.orientation import canonical
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.models.annotation import Annotation, NamedRegion, Reference
 from anatrust.models.planner_endpoint import ExchangeError
-from anatrust.reference.coordinates import Convention, PixelBox, to_model
+from anatrust.reference.coordinates import Convention, PixelBox, box_of_mask, to_model
+from anatrust.reference.monitors import box_health
 from anatrust.reference.opinions import Opinion, together
 from anatrust.reference.pairs import OUTLINE, LabelledPicture, Pair, outlined, plain_picture, tinted
 from anatrust.reference.pictures import greys, picture_of, view_of
@@ -28,7 +29,7 @@ from anatrust.statistics.assignment import assign
 if TYPE_CHECKING:
     from PIL import Image
 
-    from anatrust.reference.token_segmenter import TokenSegmenter
+    from anatrust.reference.token_segmenter import DrawnMasks, TokenSegmenter
 
 __all__ = ["LanguageReasoner", "PictureModel"]
 
@@ -85,6 +86,8 @@ class LanguageReasoner:
         Confidence of an assignment below which it is doubtful.
     most_tokens
         Longest answer.
+    watch
+        Whether boxes that no picture has given rise to (`box_health`) and tokens that all ask the same are remarked.
     """
 
     model: PictureModel
@@ -94,6 +97,7 @@ class LanguageReasoner:
     rounds: int = 2
     least: float = 0.3
     most_tokens: int = 1024
+    watch: bool = True
     name: str = "vlm"
 
     def __post_init__(self) -> None:
@@ -129,7 +133,9 @@ class LanguageReasoner:
             picture = picture_of(reference)
             legend, labels = self._legend(picture.names)
             try:
-                opinions.append(self._opinion(view, picture, legend, labels))
+                opinion, odd = self._opinion(view, picture, legend, labels)
+                opinions.append(opinion)
+                remarks += [f"{reference.identifier}: {told}" for told in odd]
                 used.append(reference)
             except (ExchangeError, InputError) as error:
                 remarks.append(f"the reference {reference.identifier} gave no answer: {error}")
@@ -210,16 +216,17 @@ class LanguageReasoner:
 
     def _opinion(
         self, view: npt.NDArray[np.float32], picture: LabelledPicture, legend: Legend, labels: dict[int, int]
-    ) -> Opinion:
+    ) -> tuple[Opinion, list[str]]:
+        """What one reference leads to, and what is odd about the model's answer."""
         if self.segmenter is not None:
             return self._drawn_by_tokens(view, picture, legend, labels)
-        boxes, certain, absent = self._boxes(view, picture, legend, labels)
+        boxes, certain, absent, odd = self._boxes(view, picture, legend, labels)
         masks = drawn_in_boxes(self.drawer, view, picture, boxes)
-        return Opinion(masks, certain, absent)
+        return Opinion(masks, certain, absent), odd
 
     def _drawn_by_tokens(
         self, view: npt.NDArray[np.float32], picture: LabelledPicture, legend: Legend, labels: dict[int, int]
-    ) -> Opinion:
+    ) -> tuple[Opinion, list[str]]:
         assert self.segmenter is not None
         blank = LabelledPicture(view, np.zeros(view.shape, np.uint8), {}, "target")
         pair = Pair(picture, blank, legend, labels)
@@ -240,19 +247,35 @@ class LanguageReasoner:
         for label in labels.values():
             if label not in masks:
                 absent.setdefault(label, "the model does not see it in the scan")
-        return Opinion(masks, certain, absent)
+        return Opinion(masks, certain, absent), self._collapse(drawn)
+
+    def _collapse(self, drawn: DrawnMasks) -> list[str]:
+        if not self.watch or drawn.attended is None:
+            return []
+        from anatrust.reference.memory_attention import attention_health
+
+        health = attention_health(drawn.attended)
+        told = f"the model's tokens ask the same of the reference (cosine {health.alike:.3f}): its masks may be one"
+        return [told] if health.collapsed else []
 
     def _boxes(
         self, view: npt.NDArray[np.float32], picture: LabelledPicture, legend: Legend, labels: dict[int, int]
-    ) -> tuple[dict[int, PixelBox], dict[int, float], dict[int, str]]:
-        """The box, the confidence and the reason of each label, after assignment and further rounds."""
+    ) -> tuple[dict[int, PixelBox], dict[int, float], dict[int, str], list[str]]:
+        """The box, the confidence and the reason of each label, after assignment and further rounds; what is odd."""
         convention = self.convention or self.model.convention
         pictures = (*_shown(picture, labels), plain_picture(view))
         shown = (view.shape[1], view.shape[0])
         seen = self.model.seen_size(pictures[2])
 
+        odd: list[str] = []
+
         def read(text: str) -> dict[int, PixelBox | None]:
-            return read_boxes(text, legend, convention, seen=seen, shown=shown)
+            found = read_boxes(text, legend, convention, seen=seen, shown=shown)
+            own = _own_boxes(picture, labels, shown)
+            health = box_health(text, legend, convention, seen=seen, shown=shown, reference=own)
+            if self.watch and health.odd:
+                odd.append(f"the model's boxes may be invented: {health}")
+            return found
 
         said = self._asked(box_prompt(legend, convention), pictures, read)
         called = dict(zip((n for n, _ in legend.entries), legend.answers, strict=True))
@@ -285,12 +308,21 @@ class LanguageReasoner:
             if n not in matched:
                 missing = "the model does not see it in the scan" if said.get(n) is None else "its box fits no region"
                 absent[labels[n]] = missing if n in said else "the model left it out"
-        return {labels[n]: b for n, b in matched.items()}, {labels[n]: certain[n] for n in matched}, absent
+        boxes = {labels[n]: box for n, box in matched.items()}
+        return boxes, {labels[n]: certain[n] for n in matched}, absent, list(dict.fromkeys(odd))
 
 
 def _shown(picture: LabelledPicture, labels: Mapping[int, int]) -> tuple[Image.Image, Image.Image]:
     """The reference, and the reference with its regions tinted and numbered."""
     return plain_picture(picture.image), tinted(picture, {label: number for number, label in labels.items()})
+
+
+def _own_boxes(picture: LabelledPicture, labels: Mapping[int, int], shown: tuple[int, int]) -> dict[int, PixelBox]:
+    """The reference's boxes by legend number, in pixels of a picture of the target's size."""
+    rows, columns = picture.labels.shape
+    wide, high = shown[0] / columns, shown[1] / rows
+    boxes = {n: box_of_mask(picture.labels == label) for n, label in labels.items()}
+    return {n: (b[0] * wide, b[1] * high, b[2] * wide, b[3] * high) for n, b in boxes.items() if b is not None}
 
 
 def _assigned(
@@ -305,13 +337,9 @@ def _assigned(
         return {}, {}
     said = list(given)
     boxes = np.array([given[n] for n in said]).reshape(-1, 2, 2) / np.array(shown)
-    sides = np.array(picture.labels.shape[::-1])
-    prototypes = []
-    for n in numbers:
-        rows, columns = np.nonzero(picture.labels == labels[n])
-        corners = [[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]
-        prototypes.append(np.array(corners) / sides)
+    own = _own_boxes(picture, labels, shown)
+    prototypes = np.array([own[n] for n in numbers]).reshape(-1, 2, 2) / np.array(shown)
     called = np.eye(len(numbers))[[list(numbers).index(n) for n in said]]
-    found = assign(boxes, np.stack(prototypes), features=called, prototype_features=np.eye(len(numbers)), flips=False)
+    found = assign(boxes, prototypes, features=called, prototype_features=np.eye(len(numbers)), flips=False)
     matched = {n: given[said[i]] for n, i in zip(numbers, found.match.tolist(), strict=True) if i >= 0}
     return matched, {n: float(found.confidence[numbers.index(n)]) for n in matched}

@@ -20,7 +20,7 @@ from anatrust.reference.memory_attention import attention_health, slot_loss
 from anatrust.reference.pairs import LabelledPicture, Pair, draw_pairs
 from anatrust.reference.token_segmenter import TokenSegmenter
 
-__all__ = ["MaskSettings", "mask_loss", "train_masks"]
+__all__ = ["MaskSettings", "mask_loss", "overlap_loss", "train_masks"]
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -37,6 +37,8 @@ class MaskSettings:
         Learning rates of ``<Seg>`` rows and memory attention, and of SAM 2's decoder.
     dice, cross_entropy, language, slot
         Weights of the losses. Dice leads because cross-entropy alone stays at empty masks.
+    overlap
+        Weight of what regions of one picture claim together, which labels of one map never share; 0 leaves it out.
     train_adapter
         Whether the language model's adapter learns too; frozen as in the paper by default.
     train_sam
@@ -57,6 +59,7 @@ class MaskSettings:
     cross_entropy: float = 1.0
     language: float = 0.1
     slot: float = 0.2
+    overlap: float = 0.0
     train_adapter: bool = False
     train_sam: bool = False
     save_every: int = 200
@@ -65,7 +68,7 @@ class MaskSettings:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.save_every, self.token_rate, self.decoder_rate) <= 0:
             raise InputError("steps, batch, save_every and learning rates are above 0")
-        if min(self.dice, self.cross_entropy, self.language, self.slot) < 0:
+        if min(self.dice, self.cross_entropy, self.language, self.slot, self.overlap) < 0:
             raise InputError("weights of losses are not negative")
 
 
@@ -84,6 +87,20 @@ def mask_loss(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     shared = (probability * flat).sum(1)
     dice = 1 - (2 * shared + 1e-6) / (probability.sum(1) + flat.sum(1) + 1e-6)
     return dice.mean(), binary_cross_entropy_with_logits(logits, truth)
+
+
+def overlap_loss(logits: Tensor) -> Tensor:
+    """What regions claim together: the mean over pixels of Σ over pairs of the product of their chances.
+
+    Examples
+    --------
+    >>> apart, same = torch.tensor([[[9.0, -9.0]], [[-9.0, 9.0]]]), torch.full((2, 1, 2), 9.0)
+    >>> bool(overlap_loss(apart) < 1e-3), round(float(overlap_loss(same)), 2)
+    (True, 1.0)
+    """
+    chance = logits.sigmoid().flatten(1)
+    # (Σp)² holds every pair twice, and the squares.
+    return ((chance.sum(0) ** 2 - (chance**2).sum(0)) / 2).mean()
 
 
 def train_masks(
@@ -177,8 +194,11 @@ def _loss(
     slot = slot_loss(attended, slots)
     health = attention_health(attended, slots)
     told.update(dice=dice.item(), language=language.item(), slot=slot.item())
-    told.update(entropy=health.entropy, alike=health.alike)
+    told.update(entropy=health.entropy, alike=health.alike, slot_accuracy=health.slot_accuracy)
+    told.update(collapsed=float(health.collapsed))
     total = settings.dice * dice + settings.cross_entropy * entropy
+    if settings.overlap:
+        total = total + settings.overlap * overlap_loss(logits)
     return total + settings.language * language + settings.slot * slot
 
 

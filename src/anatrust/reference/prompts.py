@@ -31,6 +31,7 @@ __all__ = [
     "read_boxes",
     "read_name",
     "read_segments",
+    "said_boxes",
     "segment_answer",
     "segment_prompt",
 ]
@@ -246,6 +247,20 @@ def read_boxes(
         If the form is wrong, it is no JSON list of such objects, a label is unknown or stands twice,
         or a box has no area inside the image.
     """
+    return {
+        n: None if box is None else from_model(box, convention, seen=seen, shown=shown)
+        for n, box in said_boxes(text, legend).items()
+    }
+
+
+def said_boxes(text: str, legend: Legend) -> dict[int, list[float] | None]:
+    """The numbers of an answer's boxes as the model wrote them, by legend number; None where an entry is said absent.
+
+    Raises
+    ------
+    InputError
+        If the form is wrong, it is no JSON list of such objects, or a label is unknown or stands twice.
+    """
     answer = _answer(text)
     try:
         listed = json.loads(answer)
@@ -253,7 +268,7 @@ def read_boxes(
         raise InputError(f"the answer {answer[:60]!r} is not JSON") from None
     if not isinstance(listed, list) or not all(isinstance(o, dict) and set(o) == {"label", "bbox"} for o in listed):
         raise InputError('the answer is no list of {"label", "bbox"}')
-    found: dict[int, PixelBox | None] = {}
+    found: dict[int, list[float] | None] = {}
     for one in listed:
         number = legend.find(str(one["label"]))
         if number is None or number in found:
@@ -261,7 +276,7 @@ def read_boxes(
         box = one["bbox"]
         if box is not None and not (isinstance(box, list) and all(type(v) in (int, float) for v in box)):
             raise InputError(f"the box of {one['label']} is {str(box)[:40]!r}: four numbers or null are meant")
-        found[number] = None if box is None else from_model(box, convention, seen=seen, shown=shown)
+        found[number] = box
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +21,7 @@ from anatrust.models.vision_language import VisionLanguageModel
 from anatrust.reference.memory_attention import Attended, MemoryAttention, MemoryConfig
 from anatrust.reference.pairs import LabelledPicture, Pair, Sample
 from anatrust.reference.prompts import read_segments
+from anatrust.reference.switched_attention import SwitchedAttention, evidence_of
 
 __all__ = ["DrawnMasks", "Level", "TokenSegmenter"]
 
@@ -61,6 +63,9 @@ class TokenSegmenter(nn.Module):
         What the memory is: ``prototypes`` (L0, a mean feature for each region), ``spatial`` (L1, SAM 2's
         memory tokens), ``native`` (L2: as L0, and the queries also enter SAM 2's own memory attention
         as object pointers, which keeps its pretrained weights meaningful).
+    parts
+        The organs' tree: the name of each part's whole. A part is asked for after its whole, where the
+        attention is a `SwitchedAttention` with a tree and both are asked for.
 
     References
     ----------
@@ -73,6 +78,7 @@ class TokenSegmenter(nn.Module):
         sam: Sam2Parts,
         attention: MemoryAttention,
         level: Level = "prototypes",
+        parts: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if level not in get_args(Level):
@@ -81,15 +87,32 @@ class TokenSegmenter(nn.Module):
         self.sam = sam
         self.attention = attention
         self.level: Level = level
+        self.parts = dict(parts or {})
 
     @classmethod
     def make(
-        cls, language: VisionLanguageModel | None, sam: Sam2Parts, level: Level = "prototypes", bottleneck: int = 256
+        cls,
+        language: VisionLanguageModel | None,
+        sam: Sam2Parts,
+        level: Level = "prototypes",
+        bottleneck: int = 256,
+        *,
+        gated: bool = False,
+        parts: Mapping[str, str] | None = None,
     ) -> TokenSegmenter:
-        """With an untrained memory attention that fits both models."""
+        """With an untrained memory attention that fits both models; gates and the organs' tree are switches.
+
+        Raises
+        ------
+        InputError
+            If gates are wanted for spatial memory, whose slots are cells and not regions.
+        """
+        if gated and level == "spatial":
+            raise InputError("gates close regions, and a spatial memory is made of cells: choose prototypes or native")
         memory = sam.memory_width if level == "spatial" else sam.width
         config = MemoryConfig(sam.width if language is None else language.hidden, sam.width, memory, bottleneck)
-        return cls(language, sam, MemoryAttention(config).to(sam.device), level)
+        attention = _attention(config, gated=gated, tree=bool(parts))
+        return cls(language, sam, attention.to(sam.device), level, parts)
 
     def draw(self, pair: Pair, states: Tensor | None, numbers: list[int]) -> tuple[Tensor, Attended, Tensor]:
         """Logits of the regions asked for.
@@ -124,11 +147,15 @@ class TokenSegmenter(nn.Module):
         if states is None and memory is not None:
             states = memory.pointers[own]
         assert states is not None
+        given = [states, prototypes]
         if self.level == "spatial" and memory is not None:
-            tokens, regions = memory.tokens.flatten(0, 1), self._regions(masks, memory.tokens.shape[1])
-            attended = self.attention(states, tokens, regions)
-        else:
-            attended = self.attention(states, prototypes)
+            given = [states, memory.tokens.flatten(0, 1), self._regions(masks, memory.tokens.shape[1])]
+        switches: dict[str, Any] = {}
+        if isinstance(self.attention, SwitchedAttention):
+            switches["wholes"] = self._wholes(pair, numbers)
+            if self.attention.gate is not None:
+                switches["evidence"] = evidence_of(prototypes, target.coarse[0])
+        attended = self.attention(*given, **switches)
         coarse = None
         if self.level == "native" and memory is not None:
             chosen = type(memory)(memory.tokens[own], memory.position, memory.pointers[own])
@@ -198,7 +225,10 @@ class TokenSegmenter(nn.Module):
         save_file({k: v.contiguous() for k, v in self.attention.state_dict().items()}, folder / "attention.safetensors")
         decoder = self.sam.model.mask_decoder.state_dict()
         save_file({k: v.contiguous().clone() for k, v in decoder.items()}, folder / "decoder.safetensors")
-        plain = {"memory": self.attention.config.to_json(), "level": self.level}
+        gated = getattr(self.attention, "gate", None) is not None
+        plain = {
+            "memory": self.attention.config.to_json(), "level": self.level, "gated": gated, "parts": self.parts
+        }  # fmt: skip
         (folder / "token_segmenter.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
     @classmethod
@@ -212,7 +242,9 @@ class TokenSegmenter(nn.Module):
         """
         try:
             plain = json.loads((folder / "token_segmenter.json").read_text(encoding="utf-8"))
-            attention = MemoryAttention(MemoryConfig(**plain["memory"]))
+            parts = {str(part): str(whole) for part, whole in plain.get("parts", {}).items()}
+            gated = bool(plain.get("gated", False))
+            attention = _attention(MemoryConfig(**plain["memory"]), gated=gated, tree=bool(parts))
             attention.load_state_dict(load_file(folder / "attention.safetensors"))
             sam.model.mask_decoder.load_state_dict(load_file(folder / "decoder.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -220,7 +252,12 @@ class TokenSegmenter(nn.Module):
             raise FormatError(f"{folder.name} holds no token segmenter of these models ({reason})") from error
         if attention.config.hidden != language.hidden or attention.config.width != sam.width:
             raise FormatError(f"{folder.name} was trained with models of other widths: load the ones it names")
-        return cls(language, sam, attention.to(language.device), plain["level"])
+        return cls(language, sam, attention.to(language.device), plain["level"], parts)
+
+    def _wholes(self, pair: Pair, numbers: Sequence[int]) -> list[int]:
+        """For each number the place of its whole among them, by the names of the reference; −1 for none."""
+        names = [pair.reference.names.get(pair.labels[n], "") for n in numbers]
+        return [names.index(whole) if (whole := self.parts.get(name)) in names else -1 for name in names]
 
     @staticmethod
     def _states(language: VisionLanguageModel, sample: Sample, answer: str) -> tuple[Tensor, Any]:
@@ -241,3 +278,7 @@ class TokenSegmenter(nn.Module):
         inside = interpolate(masks[:, None], (side, side), mode="area")[:, 0].flatten(1) > 0
         slots = torch.arange(len(masks), device=masks.device)[:, None].expand_as(inside)
         return torch.where(inside, slots, -1).flatten()
+
+
+def _attention(config: MemoryConfig, *, gated: bool, tree: bool) -> MemoryAttention:
+    return SwitchedAttention(config, gated=gated, tree=tree) if gated or tree else MemoryAttention(config)
