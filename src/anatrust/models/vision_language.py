@@ -238,7 +238,12 @@ class VisionLanguageModel:
         return device
 
     def inputs(
-        self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], answers: Sequence[str] | None = None
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[Sequence[Image.Image]],
+        answers: Sequence[str] | None = None,
+        *,
+        ended: bool = True,
     ) -> Any:
         """Tensors for the model: each prompt preceded by its pictures, padded on the left.
 
@@ -250,6 +255,8 @@ class VisionLanguageModel:
             For each prompt its pictures, in the order the text numbers them.
         answers
             What the model is to have said; without them it is its turn.
+        ended
+            Whether answers are at their end, or the model is to go on.
         """
         texts = []
         for position, prompt in enumerate(prompts):
@@ -258,7 +265,7 @@ class VisionLanguageModel:
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )
             if answers is not None:
-                text += answers[position] + self.processor.tokenizer.eos_token
+                text += answers[position] + (self.processor.tokenizer.eos_token if ended else "")
             texts.append(text)
         flat = [picture for own in pictures for picture in own] or None
         return self.processor(text=texts, images=flat, padding=True, return_tensors="pt").to(self.device)
@@ -271,9 +278,13 @@ class VisionLanguageModel:
         *,
         most_tokens: int = 512,
         temperature: float = 0.0,
+        begun: Sequence[str] | None = None,
     ) -> list[str]:
-        """What the model says to each prompt; greedy at temperature 0, so the same every time."""
-        given = self.inputs(prompts, pictures)
+        """What the model says to each prompt, or how it goes on from what it has ``begun`` to say.
+
+        Greedy at temperature 0, so the same every time.
+        """
+        given = self.inputs(prompts, pictures, begun, ended=False)
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         tokens = self.model.generate(
             **given, max_new_tokens=most_tokens, pad_token_id=self.processor.tokenizer.pad_token_id, **sampling
