@@ -21,7 +21,7 @@ def teach_command(
     organ: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Look in this organ of the anatomy; may be repeated.")
     ] = None,
-    trees: Annotated[int, typer.Option(metavar="N", help="Boosting rounds.")] = 120,
+    trees: Annotated[int, typer.Option(metavar="N", help="Boosting rounds.")] = 200,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the voxels that are drawn.")] = 0,
     modality: Modality = None,
     anatomy_names: AnatomyNames = None,

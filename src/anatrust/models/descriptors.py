@@ -67,6 +67,10 @@ class LocalDescriptors:
         logs = tuple(f"LoG {s:g}" for s in self.scales)
         return ("intensity", "local mean", "local deviation", "gradient magnitude", *logs)
 
+    def width(self, ndim: int) -> int:  # noqa: ARG002 - as other descriptors, which have more in 3-D
+        """How many features a voxel has."""
+        return len(self.names)
+
     @property
     def margin(self) -> float:
         """How far (mm) a feature looks: crops need this much around what they describe."""

@@ -222,7 +222,7 @@ _ENTRIES = (
     ModelEntry(
         "pixel-classifier",
         "segmenter",
-        "local descriptors and boosted trees, trained from a labelled cohort in minutes by 'anatrust teach'",
+        "descriptors at several scales, boosted trees; trained from a labelled cohort in minutes by 'anatrust teach'",
         "Apache-2.0",
         weights="the file 'anatrust teach' wrote",
         module="pixel_classifier",

@@ -14,11 +14,12 @@ from anatrust.studies.tissues import source_files
 
 __all__ = ["AXIS_JUDGES", "JUDGES_OF_ABLATION", "STUDY"]
 
-_ALPHA = 0.10
-JUDGES_OF_ABLATION = ("segmenter alone", "gates alone", "gates + cohort", "cohort, no gates", "iid, as published")
+_LEVELS = {"gates + cohort": 0.10, "gates + cohort, level 0.05": 0.05}
+JUDGES_OF_ABLATION = ("segmenter alone", "gates alone", *_LEVELS, "cohort, no gates", "iid, as published")
 """The ways to judge of the main cells."""
 _MAIN = (
     ("phantom", "pixels", "regions"),
+    ("phantom", "pixels, several scales", "regions"),
     ("hippocampus", "pixels", "regions"),
     ("hippocampus", "pixels", "full frame"),
     ("hippocampus", "unet", "regions"),
@@ -73,14 +74,15 @@ def _value(numbers: Mapping[str, Any], name: str) -> float | None:
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
     """Reach: specificity and sensitivity for clear lesions, the level in healthy patients, better than iid in both."""
     targets = []
-    for key, judges in results.items():
-        ours, theirs = judges.get("gates + cohort"), judges.get("iid, as published")
+    for key, name in ((key, name) for key in results for name in _LEVELS):
+        judges, level = results[key], _LEVELS[name]
+        ours, theirs = judges.get(name), judges.get("iid, as published")
         if ours is None or ours["healthy"] == 0:
             continue
         specificity, clear, kept = (_value(ours, n) for n in ("specificity", "clear lesions", "any kept"))
-        limit = allowance(_ALPHA, ours["healthy"])
+        limit = allowance(level, ours["healthy"])
         entry: dict[str, Any] = {
-            "what": key,
+            "what": key if level == _LEVELS["gates + cohort"] else f"{key}, level {level:.2f}",
             "specificity": specificity,
             "clear": clear,
             "reached": None if clear is None or specificity is None else bool(specificity >= 0.9 and clear >= 0.9),

@@ -32,6 +32,7 @@ NEEDS = (
     *(f"anatrust.rejection.{m}" for m in ("correction", "gates")),
     "anatrust.pipeline.propose",
     "anatrust.models.pixel_classifier",
+    "anatrust.models.pixel_descriptors",
     "anatrust.models.unet",
     "anatrust.models.unet_training",
     "anatrust.models.blob",

@@ -49,19 +49,21 @@ class Judge:
 def _settings(**changes: Any) -> RejectionSettings:
     gates = changes.pop("gates", GateSettings())
     plain = TissueSettings(reference="plain")
-    return RejectionSettings(alpha=0.10, placement_beside=False, n_draws=199, gates=gates, tissue=plain, **changes)
+    alpha = changes.pop("alpha", 0.10)
+    return RejectionSettings(alpha=alpha, placement_beside=False, n_draws=199, gates=gates, tissue=plain, **changes)
 
 
 JUDGES: Mapping[str, Judge] = {
     "segmenter alone": Judge(None),
     "gates alone": Judge(_settings(null="cohort"), cohort=True, gates_alone=True),
     "gates + cohort": Judge(_settings(null="cohort"), cohort=True),
+    "gates + cohort, level 0.05": Judge(_settings(null="cohort", alpha=0.05), cohort=True),
     "cohort, no gates": Judge(_settings(null="cohort", gates=GateSettings(enabled=False)), cohort=True),
     "iid, as published": Judge(_settings(null="iid", order="published", correction="bh")),
     "gates only": Judge(_settings(null="iid"), gates_alone=True),
     "gates + surrogate": Judge(_settings(null="surrogate-max")),
 }
-"""The ways to judge, by name; level 0.10, the tissue as it is."""
+"""The ways to judge, by name; level 0.10 where the name does not say another, the tissue as it is."""
 
 
 def proposal(

@@ -26,11 +26,11 @@ class PixelTarget:
     """
 
     name: ClassVar[str] = "pixel-classifier"
-    # Gaussians, gradients' lengths and Laplacians do not know left from right.
-    capabilities: ClassVar[Capabilities] = Capabilities(mirrors=False)
 
     def __init__(self, model: PixelClassifier) -> None:
         self._model = model
+        # Gaussians, gradients' lengths and eigenvalues do not know left from right.
+        self.capabilities = Capabilities(mirrors=False, ndim=model.ndim)
         self.identity = f"pixel-classifier(sha256={model.digest[:16]})"
 
     def segment(self, scan: Scan, prompt: Prompt, region: Region) -> ProbabilityMap:
