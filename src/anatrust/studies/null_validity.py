@@ -130,7 +130,7 @@ def _samples(source: str, tissue: str, task: str, null: str, context: Context) -
     elif source in ("ct3mm", "mr"):
         yield volume_organ(context, source, (_CT if source == "ct3mm" else _MR)[tissue], tissue)
     elif source == "phantom":
-        for k in range(3 if few else 24 if holds else 12):
+        for k in range(3 if few else 20 if holds else 12):
             seed = _phantom_seed(k, context)
             yield bare_liver(seed) if tissue == _BARE else phantom_organ(seed, tissue)
     elif source == "hippocampus":
@@ -140,7 +140,7 @@ def _samples(source: str, tissue: str, task: str, null: str, context: Context) -
             yield max(slices, key=lambda s: int(s.domain.sum()))
     else:
         kind, length = tissue.split()
-        for k in range(6 if few else 60 if holds else 10):
+        for k in range(6 if few else 40 if holds else 10):
             rng = np.random.default_rng([context.seed, k, len(kind), int(float(length))])
             yield texture_disc(rng, cast(TextureKind, kind), float(length))
 
