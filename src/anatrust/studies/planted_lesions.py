@@ -37,7 +37,8 @@ __all__ = ["STUDY"]
 
 _SELF = ("anatrust.studies.planted_lesions", "anatrust.studies.phantom_vessels")
 _REJECTION = tuple(
-    f"anatrust.rejection.{room}" for room in ("judge", "nulls", "score", "comparison", "tissue", "correction")
+    f"anatrust.rejection.{room}"
+    for room in ("judge", "nulls", "score", "compact_contrast", "comparison", "tissue", "correction")
 )
 _CONTRASTS = (0.25, 0.5, 1.0, 2.0)
 _DIAMETERS = (5.0, 10.0, 20.0, 30.0)
@@ -61,13 +62,14 @@ _SCANS_OTHERS = 8
 # Lesions and phantoms with smaller numbers were looked at while the tests were made.
 _FRESH = 1000
 _COHORT = 19
+_COHORT_NULLS = ("cohort", "cohort dark", "cohort drawn", "cohort drawn dark")
 _PLAIN_NULLS = ("surrogate-max", "placement", "placement-exceed", "iid", "block")
 
 
 def _cells(context: Context) -> list[Cell]:
     combinations = [(s, o, "intensity", n) for n in _PLAIN_NULLS for s, o in _ORGANS]
     combinations += [(s, o, "local", "placement") for s, o in _ORGANS if s == "phantom"]
-    combinations += [("phantom", o, "intensity", n) for o in ("liver", "spleen") for n in ("cohort", "cohort dark")]
+    combinations += [("phantom", o, "intensity", n) for o in ("liver", "spleen") for n in _COHORT_NULLS]
     combinations += [("phantom", "spleen", "local", "surrogate-max")]
     combinations += [(s, o, "intensity", "surrogate-max dark") for s, o in _ORGANS if s == "amos"]
     fdr = [(s, o, n) for s, o in _ORGANS for n in ("placement", "iid") if s != "amos"]
@@ -99,8 +101,12 @@ def _cell(p: dict[str, str], context: Context) -> Cell:
 
 
 def _plain(null: str) -> str:
-    """The null without the word ``dark``, which says that segmenter, lesions and test look for dark ones only."""
-    return null.removesuffix(" dark")
+    """The null without further words.
+
+    ``dark`` says that segmenter, lesions and test look for dark ones only, ``drawn`` that the candidate is what the
+    segmenter drew of the lesion instead of the lesion itself.
+    """
+    return null.removesuffix(" dark").removesuffix(" drawn")
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
@@ -153,7 +159,7 @@ def _planted(
 
 
 def _power(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
-    """Lesions planted one at a time; the candidate is the lesion's true mask."""
+    """Lesions planted one at a time; the candidate is the lesion's true mask, or what the segmenter drew of it."""
     null, dark = _plain(p["null"]), p["null"].endswith("dark")
     cohort = _cohort(p["organ"], dark, context) if null == "cohort" else None
     grid: dict[str, dict[str, int]] = {}
@@ -179,7 +185,7 @@ def _power(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
                     continue
                 seed = 100 * context.seed + k
                 if cohort is not None:
-                    value, floor = _cohort_p(sample, *made, cohort, dark)
+                    value, floor = _cohort_p(sample, *made, cohort, dark, drawn="drawn" in p["null"])
                 else:
                     ill = replace(sample, image=made[0])
                     features = judge.features_of(ill, p["features"], null)
@@ -241,14 +247,25 @@ def _cohort_p(
     truth: npt.NDArray[np.bool_],
     cohort: CohortNull,
     dark: bool,
+    *,
+    drawn: bool,
 ) -> tuple[float, float]:
-    """p-value of the true lesion among what the segmenter proposes in the same scan."""
+    """p-value of the lesion among what the segmenter proposes in the same scan; 1 where it did not draw it."""
     scan, anatomy = _scan(sample, image)
-    labels = _labels(truth, _proposals(scan, sample.organ, dark), scan.grid)
+    found = _proposals(scan, sample.organ, dark)
+    labels = _labels(truth, found, scan.grid)
+    if drawn:
+        own = np.logical_or.reduce([c for c in components(found) if _matches(c, truth)] or [np.zeros_like(found)])
+        labels = LabelMap(own.astype(np.uint8) + 2 * (found & ~own).astype(np.uint8), scan.grid)
     judged = reject(scan, labels, anatomy=anatomy, cohort_null=cohort, settings=_settings("cohort", 0.05, dark))
     # A lesion that the edge of the organ cut into pieces counts by its largest piece.
-    lesion = next(c for c in judged.candidates if c.label == 1)
-    return (1.0 if lesion.p_value is None else lesion.p_value), cohort.floor
+    lesion = next((c for c in judged.candidates if c.label == 1), None)
+    return (1.0 if lesion is None or lesion.p_value is None else lesion.p_value), cohort.floor
+
+
+def _matches(candidate: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> bool:
+    """Whether a candidate is a lesion: they share a tenth of what both cover."""
+    return bool((candidate & truth).sum() >= 0.1 * (candidate | truth).sum())
 
 
 def _fdr(p: Mapping[str, Any], context: Context) -> Mapping[str, Any]:

@@ -50,7 +50,8 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
                     "decidable": able,
                     "observed_decidable": round(total["k"] / able, 4) if able else None,
                     "limit": least,
-                    "met": bool(total["k"] / total["n"] >= least),
+                    # What the segmenter draws of a lesion is not the null's doing.
+                    "met": None if "drawn" in what else bool(total["k"] / total["n"] >= least),
                 }
             )
 
@@ -60,7 +61,7 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
             pooled(null, lambda s, o, c, d, s0=source, o0=organ: (s, o, c) == (s0, o0, 1.0) and d >= 10),  # type: ignore[misc]
             0.9,
         )
-    for null in ("surrogate-max", "surrogate-max dark", "cohort", "cohort dark"):
+    for null in ("surrogate-max", "surrogate-max dark", "cohort", "cohort dark", "cohort drawn", "cohort drawn dark"):
         for source, name in _NAMES.items():
             add(
                 f"{null}, {name}, 2 SD, ≥ 10 mm",
