@@ -145,6 +145,7 @@ def test_the_null_stays_open_where_nobody_is_lesion_free(site: tuple[Path, Profi
     null = fit(write(tmp_path, invented(tmp_path, range(12)))).rejection
     result = verify(replace(profile, rejection=null), table(folder, range(36, 40)))
     assert any("the cohort null was not tested: no row" in note for note in result.notes)
+    assert "candidates are ranked by the profile's score, compact-contrast/1" in result.notes
     thin = fit(write(tmp_path, invented(tmp_path, range(4)))).rejection
     result = verify(replace(profile, rejection=thin), table(folder, range(36, 40)))
     assert any("no candidate is ever kept" in note for note in result.notes)

@@ -284,9 +284,7 @@ class _Tester:
             rate = self.profile.screening.screener.promise
             found.append(("flagged", "share of usual scans that screening calls strange", rate))
         if self.null is not None:
-            self.notes.append(
-                f"candidates are ranked by the score the profile was fitted with, {self.null.settings.score}"
-            )
+            self.notes.append(f"candidates are ranked by the profile's score, {self.null.settings.score}")
             if any(self._lesion_free(row) for row in rows):
                 found.append((_KEPT, "share of lesion-free patients in whom any candidate is kept", self.level))
             elif self.null.null.floor > self.level:
