@@ -269,7 +269,7 @@ def test_a_rehearsal_says_what_overlap_to_expect_and_needs_four_references(tmp_p
     written = json.loads((out / "annotation.json").read_text())
     assert [s["expected"] for s in written["structures"]] == [s.expected for s in told.structures]
     assert "expected" in (out / "structures.csv").read_text().splitlines()[0]
-    assert "Expected Dice" in (out / "report.html").read_text()
+    assert f"Dice to expect {told.structures[0].expected:.2f}" in (out / "report.html").read_text()
     with pytest.raises(InputError, match="give 4 or more"):
         annotate(pictured(image), given[0][:3], given[1][:3], names=names, rehearse=True)
 

@@ -32,7 +32,6 @@ R = TypeVar("R")
 _TITLES = (
     Column("size", "Size", "Volume of the structure"),
     Column("confidence", "Confidence", "A ranking from 0 to 1, no probability"),
-    Column("expected", "Expected Dice", "What references led to whose own labels were kept back; – where not asked"),
     Column("agreement", "Agreement", "Mean Dice of each reference's own say with what was decided"),
     Column("similarity", "Likeness", "How alike scan and moved references look there"),
 )
@@ -127,10 +126,13 @@ def _row(entry: Entry, scan: Scan) -> Row:
         size = f"{number(volume)} mm²" if volume < 1000 else f"{number(volume / 100)} cm²"
     else:
         size = f"{number(volume)} mm³" if volume < 100 else f"{number(volume / 1000)} mL"
-    figures = {name: plain[name] for name in ("confidence", "expected", "agreement", "similarity")}
+    figures = {name: plain[name] for name in ("confidence", "agreement", "similarity")}
     cells = (Cell(size, volume), *(Cell("–" if v is None else f"{v:.2f}", v) for v in figures.values()))
     sort = {"number": float(entry.number), "size": volume, **figures}
-    details = f"grey values overlap by {100 * plain['appearance']:.0f} %" if plain["appearance"] is not None else ""
+    told = [] if plain["expected"] is None else [f"Dice to expect {plain['expected']:.2f}"]
+    if plain["appearance"] is not None:
+        told.append(f"grey values overlap by {100 * plain['appearance']:.0f} %")
+    details = ", ".join(told)
     return Row(entry.number, entry.outcome, plain["name"], cells, "", details, sort)
 
 
