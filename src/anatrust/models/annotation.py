@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import ndimage
 
 from anatrust.errors import GeometryError, InputError
+from anatrust.image.region import label_boxes
 from anatrust.image.volumes import LabelMap, Scan
 
 __all__ = ["ENOUGH", "SURE", "Annotation", "NamedRegion", "Reference", "Relation", "Structure", "boxes_of", "some_of"]
@@ -299,11 +299,4 @@ def boxes_of(labels: LabelMap) -> dict[int, Box]:
     >>> boxes_of(LabelMap(array, Grid((4, 5), np.eye(4))))
     {7: ((1, 3), (2, 3))}
     """
-    present = np.array(labels.labels(), dtype=np.int64)
-    if present.size == 0:
-        return {}
-    # Label numbers may be as high as 12175 (FreeSurfer): number them densely first.
-    dense = np.searchsorted(present, labels.array).astype(np.int32) + 1
-    dense[labels.array == 0] = 0
-    found = ndimage.find_objects(dense)
-    return {int(n): tuple((s.start, s.stop) for s in box) for n, box in zip(present, found, strict=True)}
+    return {n: tuple((s.start, s.stop) for s in box) for n, box in label_boxes(labels.array).items()}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from anatrust.image.orientation import canonical
 from anatrust.image.volumes import LabelMap, Scan
+from anatrust.metrics import dice
 from anatrust.models.annotation import Annotation, Reference, Structure, boxes_of
 from anatrust.reference.fusion import grey_overlap
 from anatrust.reference.pictures import from_view, greys
@@ -76,7 +77,7 @@ def together(
         agreement = None
         if len(used) > 1:
             parts = [o.masks.get(label, np.zeros_like(mine)) for o in opinions]
-            agreement = float(sum(w * _dice(p, mine) for w, p in zip(weights, parts, strict=True)))
+            agreement = float(sum(w * dice(p, mine) for w, p in zip(weights, parts, strict=True)))
         sure = float(sum(w * o.certain.get(label, 0.0) for w, o in zip(weights, opinions, strict=True)))
         looks = max(_looks(view[mine], r, label) for r in used)
         structures.append(
@@ -95,11 +96,6 @@ def _sizes(winner: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """At each pixel, how many pixels the present winner has."""
     _, place, counts = np.unique(winner, return_inverse=True, return_counts=True)
     return np.asarray(counts[place].reshape(winner.shape))
-
-
-def _dice(one: Bools, other: Bools) -> float:
-    both = int(one.sum() + other.sum())
-    return 2 * int((one & other).sum()) / both if both else 1.0
 
 
 def _looks(mine: npt.NDArray[np.float32], reference: Reference, label: int) -> float:

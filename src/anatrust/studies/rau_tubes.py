@@ -118,7 +118,7 @@ def _told(target: Reference, answer: Annotation) -> list[dict[str, Any]]:
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
     rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for key, told in results.items():
-        source, role, name = key.split("/")
+        source, role, _ = key.split("/")
         if source != "slices" and role == "lesson":
             continue
         for way, structures in told.items():
@@ -130,8 +130,10 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
                 one = {**s, "expected": expected, "before": s["found"] and s["confidence"] >= SURE}
                 one["after"] = one["before"] and (expected is None or expected >= ENOUGH)
                 for kind in _kinds(source, s["name"]):
-                    # Slices are of one patient: there each slice counts, without an interval.
-                    rows.setdefault(f"{way}/{kind}", {}).setdefault(key if source != "slices" else name, []).append(one)
+                    # All slices are of one patient: no interval can be had from them.
+                    rows.setdefault(f"{way}/{kind}", {}).setdefault(key if source != "slices" else source, []).append(
+                        one
+                    )
     return {"found": {f"{way}/{kind}": _counted(rows[f"{way}/{kind}"], context) for way in _WAYS for kind in _KINDS
                       if f"{way}/{kind}" in rows}}  # fmt: skip
 
