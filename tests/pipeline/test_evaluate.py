@@ -155,7 +155,10 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "out"
     command = ["evaluate", str(folder / "cohort.csv"), "-o", str(out), "--by", "group,kernel", "--against", "rival"]
     assert run([*command, "--cldice", "--screening", str(tmp_path / "screen.csv")]) == 0
-    assert "Dice of the mask minus rival +" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Dice of the mask minus rival +" in said
+    [own] = [line for line in said.splitlines() if line.startswith("  mask, all:")]
+    assert own.endswith(" but 1 infinite")  # the structure that was missed altogether
     names = {
         "metrics.csv",
         "evaluation.json",

@@ -157,14 +157,7 @@ def _show(out: Path, found: Evaluation) -> None:
         for which, groups in predictions.items():
             for name, own in groups.items():
                 cells = [
-                    f"{metric} {own[metric]['mean']:.3g}"
-                    + (
-                        f" ({own[metric]['interval'][0]:.3g} to {own[metric]['interval'][1]:.3g})"
-                        if own[metric]["interval"]
-                        else ""
-                    )
-                    for metric in ("dice", "surface_dice", "hd95")
-                    if metric in own
+                    f"{metric} {_mean(own[metric])}" for metric in ("dice", "surface_dice", "hd95") if metric in own
                 ]
                 head = structure if which == "mask" else f"{structure}, {which}"
                 typer.echo(f"  {head}, {name}: {', '.join(cells) or 'nothing to measure'}")
@@ -174,3 +167,11 @@ def _show(out: Path, found: Evaluation) -> None:
             typer.echo(f"  {row['structure']}: Dice of the mask minus {row['rival']} {gap}")
     for row in plain["left_out"]:
         typer.echo(f"  row {row['row']} left out: {row['reason']}")
+
+
+def _mean(found: dict[str, Any]) -> str:
+    """A mean with its interval; how many scans are infinitely far away stands beside, for no mean holds them."""
+    text = f"{found['mean']:.3g}"
+    if found["interval"]:
+        text += f" ({found['interval'][0]:.3g} to {found['interval'][1]:.3g})"
+    return text + (f" but {found['infinite']} infinite" if found["infinite"] else "")

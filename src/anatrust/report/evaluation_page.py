@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -32,10 +33,15 @@ _WORDS = {
     "lesion_precision": "lesion precision",
 }
 _STYLE = """
-main { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: .6rem 0 1.4rem; font-size: .92rem; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; }
+main { margin: 2rem auto; }
+.wide { overflow-x: auto; margin: .6rem 0 1.4rem; }
+table { width: auto; font-size: .875rem; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: right; }
+th:first-child, td:first-child, td.words { white-space: normal; min-width: 7rem; }
+td.words { text-align: left; }
 th:first-child, td:first-child { text-align: left; }
+small { display: block; color: var(--soft); font-size: .8rem; }
+figure svg { max-width: 100%; height: auto; }
 figure { background: #fff; display: inline-block; margin: .5rem 0; padding: .5rem; }
 """
 
@@ -72,7 +78,11 @@ def write_evaluation_page(path: Path, evaluation: Evaluation) -> None:
 
 
 def _definitions(settings: Mapping[str, Any]) -> str:
-    policy = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings["edge_cases"].items())
+    said = {"None": "left out", "inf": "∞", "nan": "left out"}
+    values = {
+        key: said.get(str(v), f"{v:g}" if isinstance(v, float) else str(v)) for key, v in settings["edge_cases"].items()
+    }
+    policy = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in values.items())
     rows = [
         ("HD95", f"95th percentile of surface distances, {settings['hd95_definition']}"),
         ("Surface Dice", f"within {settings['surface_tolerance']:g} mm"),
@@ -84,16 +94,22 @@ def _definitions(settings: Mapping[str, Any]) -> str:
         ("Dice, IoU", "over scans whose truth holds the structure"),
         ("Empty masks", policy),
     ]
-    cells = "".join(f"<tr><th>{name}</th><td style='text-align:left'>{escape(words)}</td></tr>" for name, words in rows)
-    return f"<table>{cells}</table>"
+    cells = "".join(f"<tr><th>{name}</th><td class='words'>{escape(words)}</td></tr>" for name, words in rows)
+    return f"<div class='wide'><table>{cells}</table></div>"
+
+
+def _number(value: float) -> str:
+    """Three figures, zeros at the end too, so that a column of numbers lines up."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _cell(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "–"
-    text = f"{found['mean']:.3g}"
+    text = _number(found["mean"])
     if found["interval"]:
-        text += f" ({found['interval'][0]:.3g}–{found['interval'][1]:.3g})"
+        low, high = map(_number, found["interval"])
+        text += f"<small>{low}–{high}</small>"
     return text + (f", {found['infinite']} ∞" if found["infinite"] else "")
 
 
@@ -109,7 +125,7 @@ def _table(groups: Mapping[str, Any]) -> str:
         left = f"{healthy['left_empty']} of {healthy['scans']}" if healthy["scans"] else "–"
         cells = [escape(name), str(found["scans"]), *(_cell(found.get(m)) for m in metrics), str(found["missed"]), left]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
 
 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -132,7 +148,8 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     words = "<p>Wilcoxon signed-rank tests of paired differences, patients as units; q: Benjamini and Hochberg.</p>"
-    return f"<h2>Against other predictions</h2>{words}<table><tr>{head}</tr>{''.join(lines)}</table>"
+    table = f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+    return f"<h2>Against other predictions</h2>{words}<div class='wide'>{table}</div>"
 
 
 def _left_out(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -191,7 +208,9 @@ def _strips(scans: Sequence[ScanMetrics], metric: str, label: str, column: str) 
         shown = np.array([min(v, top) for v in values])
         axis.plot(place + rng.uniform(-0.18, 0.18, len(shown)), shown, "o", ms=3, alpha=0.6, color="#0072B2")
         axis.plot([place - 0.3, place + 0.3], [float(np.median(shown))] * 2, color="#D55E00", lw=2)
-    axis.set_xticks(range(len(strips)), list(strips), fontsize=8)
+    # A long name takes several lines, so that it does not lie on its neighbours.
+    names = ["\n".join(part for line in strip.split("\n") for part in textwrap.wrap(line, 14)[:4]) for strip in strips]
+    axis.set_xticks(range(len(strips)), names, fontsize=8)
     axis.set_ylabel(label)
     return _svg(figure)
 
