@@ -13,8 +13,9 @@ import torch
 
 from anatrust.models.vision_language import VisionLanguageModel
 from anatrust.reference.pairs import Pair, Sample, draw_pairs
-from anatrust.studies.nano_anatomy import ORGANS, cohort
-from anatrust.studies.nano_lessons import Lesson, nameless, numbers_of_patches, teach_matching
+from anatrust.studies.nano_anatomy import cohort
+from anatrust.studies.nano_attention import looks_of_heads, watched
+from anatrust.studies.nano_lessons import Lesson, numbers_of_patches, teach_matching
 from anatrust.studies.nano_model import build_language
 from anatrust.studies.nano_probes import told_by_patches, transported
 from anatrust.studies.nano_training import QUICK, SEEN, Change, changed, questions
@@ -34,12 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_patches_tell_what_the_reference_calls_them() -> None:
     for pair in _pairs(6):
         shares = numbers_of_patches(pair, 12)
-        assert shares.shape == (3, 16, 13)
+        assert shares.shape == (4, 16, 13)
         assert np.allclose(shares.sum(-1), 1)
         for number, label in pair.labels.items():
             assert np.isclose(shares[0, :, label].mean(), (pair.reference.labels == label).mean())
             assert np.isclose(shares[1, :, number].mean(), (pair.reference.labels == label).mean())
             assert np.isclose(shares[2, :, number].mean(), pair.mask(number).mean())
+            assert np.isclose(shares[3, :, label].mean(), (pair.target.labels == label).mean())
         same = numbers_of_patches(Pair(pair.reference, pair.reference, pair.legend, pair.labels), 12)
         assert np.array_equal(same[1], same[2])
 
@@ -60,7 +62,7 @@ def test_words_are_supervised_after_segment_prompts_alone_and_each_seg_has_a_pla
     assert int((lesson.labels == model.seg).sum()) == len(covered)
 
 
-def test_words_tell_the_number_and_names_never_help(folder: Path) -> None:
+def test_words_after_the_legend_tell_what_it_calls_the_outlined_region(folder: Path) -> None:
     model, pairs = VisionLanguageModel.load(folder), _pairs(12)
     lesson, rng, taught = Lesson(model, pairs, np.random.default_rng(3)), np.random.default_rng(3), 0
     for k, pair in enumerate(pairs):
@@ -68,15 +70,17 @@ def test_words_tell_the_number_and_names_never_help(folder: Path) -> None:
         if k % 2:
             assert bool((row == -100).all())
             continue
-        sample = nameless(pair).sample("name", rng)
-        assert not any(name in model.processor.tokenizer.decode(lesson.given["input_ids"][k]) for name in ORGANS)
+        sample = pair.sample("name", rng)
         said = {model.processor.tokenizer.decode([token]) for token in row[row != -100]}
-        assert said == (set() if sample.number is None else {str(sample.number)})
         if sample.number is None:
+            assert not said
             continue
-        # The number itself is not among the words that are to tell it.
+        assert said == {str(sample.number) if pair.legend.hidden else pair.target.names[pair.labels[sample.number]]}
+        # The answer itself is not among the words that are to tell it, nor is the legend.
         assert bool((row[-2:] == -100).all())
-        assert bool((row[lesson.given["input_ids"][k] == model.model.config.image_token_id] == -100).all())
+        first = int((row != -100).nonzero()[0])
+        told = model.processor.tokenizer.decode(lesson.given["input_ids"][k][first:])
+        assert told.startswith("}. Image 3 is another patient")
         place = lesson.where[lesson.asked.nonzero()[:, 0] == k]
         assert torch.allclose(
             place.mean(1).double(), torch.full((len(place),), pair.mask(sample.number).mean()).double()
@@ -108,9 +112,39 @@ def test_lessons_teach(tmp_path: Path) -> None:
     teach_matching(
         model, PICTURES, 40, 0, tmp_path / "l", batch=8, rate=4e-3, progress=lambda _, __, numbers: told.append(numbers)
     )
-    for name, most in (("patches", 0.9), ("words", 0.5), ("numbers", 0.8), ("places", 0.98)):
+    for name, most in (
+        ("patches", 0.9), ("words", 0.5), ("numbers", 0.8), ("places", 0.98), ("matching", 0.9), ("pointing", 0.9),
+    ):  # fmt: skip
         first, last = (np.mean([numbers[name] for numbers in part]) for part in (told[:5], told[-5:]))
         assert last < most * first, name
+
+
+def test_looks_are_the_attention_that_the_model_computes_itself(folder: Path) -> None:
+    model = VisionLanguageModel.load(folder)
+    lesson = Lesson(model, _pairs(4), np.random.default_rng(0))
+    model.model.set_attn_implementation("eager")
+    with torch.no_grad(), watched(model, (0, 1)) as entered:
+        own = model.model.model(**lesson.given, output_attentions=True).attentions
+    assert not any(layer.self_attn._forward_pre_hooks for layer in model.model.model.language_model.layers)
+    mask = lesson.given["attention_mask"]
+    for layer in (0, 1):
+        looks = looks_of_heads(entered[layer], mask, 2).exp()
+        # Of padding nobody asks.
+        told = mask.bool()[:, None].expand(-1, 2, -1)
+        assert torch.allclose(looks[told], own[layer][told], atol=1e-6)
+
+
+def test_pointed_is_the_share_of_a_look_that_falls_on_the_region_asked_about(folder: Path) -> None:
+    model = VisionLanguageModel.load(folder)
+    lesson = Lesson(model, _pairs(8), np.random.default_rng(0))
+    found = lesson.pointed()
+    # Untrained, it looks as it happens, and at patches no more than at all else.
+    assert 0 < found["area"] < 0.5
+    assert all(0 < found[name] < 0.6 for name in ("words", "seg"))
+    lesson.where = torch.ones_like(lesson.where)
+    whole = lesson.pointed()
+    assert whole["area"] == 1
+    assert all(found[name] < whole[name] < 1 for name in ("words", "seg"))
 
 
 def test_controls_change_what_patches_read(folder: Path) -> None:

@@ -65,7 +65,8 @@ def test_stages_go_on_and_are_not_run_twice(tmp_path: Path) -> None:
     more, after = continued(tmp_path, start, QUICK, 0, seconds=2.0, each=1.0)
     assert after["steps"] == 2
     assert json.loads((start / "curve.json").read_text())["points"][0]["step"] == 0
-    assert not (more / "curve.json").exists()
+    assert [p["step"] for p in after["curve"]] == [0, 1, 2]
+    assert (more / "curve.json").is_file()
     answers = ask(VisionLanguageModel.load(more), questions(SEEN, 3, 0, QUICK, hidden=0.0))
     assert [set(a) >= {"right", "form", "shown", "organ", "patient"} for a in answers] == [True] * 3
 

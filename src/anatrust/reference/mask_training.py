@@ -23,6 +23,8 @@ from anatrust.reference.token_segmenter import TokenSegmenter
 __all__ = ["MaskSettings", "mask_loss", "overlap_loss", "train_masks"]
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
+# Pairs of which the states are measured before training.
+_MEASURED = 16
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def train_masks(
 
         tied = bool(getattr(language.model.config, "tie_word_embeddings", False))
         language.model = get_peft_model(language.model, settings.lora.config(language.seg, tied=tied))
+    _standardise(segmenter, pictures, settings)
     rows = _choose(segmenter, settings)
     decoder = [p for p in segmenter.sam.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
@@ -175,6 +178,22 @@ def train_masks(
         language.model.save_pretrained(str(folder))
     segmenter.save(folder)
     return losses
+
+
+def _standardise(segmenter: TokenSegmenter, pictures: Sequence[LabelledPicture], settings: MaskSettings) -> None:
+    """Before anything is learnt or loaded, so that a run that goes on has the same standard.
+
+    SAM 2's own pointers have none: where it learns they move, and no standard would hold.
+    """
+    if segmenter.language is None:
+        return
+    rng, found = np.random.default_rng([settings.seed, 31]), []
+    for pair in islice(draw_pairs(pictures, settings.seed), _MEASURED):
+        sample = pair.sample("segment", rng)
+        if sample.masks:
+            found.append(segmenter.states(sample))
+    if found:
+        segmenter.attention.standardise(torch.cat(found))
 
 
 def _mode(segmenter: TokenSegmenter, *, training: bool) -> None:

@@ -178,6 +178,19 @@ class TokenSegmenter(nn.Module):
         return *self.draw(pair, states, list(sample.masks)), output.loss
 
     @torch.no_grad()
+    def states(self, sample: Sample) -> Tensor:
+        """``<Seg>`` states of the right answer, ``(N, hidden)``.
+
+        Raises
+        ------
+        InputError
+            Without a language model.
+        """
+        if self.language is None:
+            raise InputError("without a language model no answer has states")
+        return self._states(self.language, sample, sample.answer)[0]
+
+    @torch.no_grad()
     def predict(self, pair: Pair, sample: Sample, most_tokens: int = 256) -> DrawnMasks:
         """The model's own answer: what it names it draws; a ``<Seg>`` after no legend entry draws nothing.
 

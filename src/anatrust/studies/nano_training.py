@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its na
 
 __all__ = [
     "DEVELOPED",
-    "PLAN",
     "QUICK",
     "SCHOOLED",
     "SEEN",
@@ -83,7 +82,7 @@ class Plan:
     tested
         Questions of each kind.
     curve
-        Steps between two points of the learning curve.
+        Steps between two points of the learning curve, of a long training; a short one has four.
     """
 
     size: NanoSize = field(default_factory=NanoSize)
@@ -103,11 +102,17 @@ class Plan:
     curve: int = 175
 
 
-PLAN = Plan()
 SCHOOLED = Plan(
-    NanoSize(side=64, patch=8, depth=4), sight=200, lessons=320, samples=9600, epochs=1, batch=32, curve=100
+    NanoSize(side=64, patch=8, depth=4),
+    sight=200,
+    lessons=600,
+    samples=9600,
+    epochs=1,
+    rate=1e-3,
+    reward_rate=1e-4,
+    curve=150,
 )
-"""With lessons before the questions."""
+"""Of all full studies of the nano model."""
 
 QUICK = Plan(
     NanoSize(48, 12, 32, 2, 2, 32, 1), patients=12, sight=2, lessons=2, samples=24, epochs=1, batch=8, rate=1e-3,
@@ -264,7 +269,7 @@ def continued(
 ) -> tuple[Path, dict[str, Any]]:
     """Supervised training that goes on for so many seconds, ``each`` a step, on questions not seen before."""
     samples = plan.batch * max(1, round(seconds / each))
-    return _supervised(folder / f"more-{seed}", start, plan, 1000 + seed, samples, 1, plan.rate / 5, curve=False)
+    return _supervised(folder / f"more-{seed}", start, plan, 1000 + seed, samples, 1, plan.rate / 5)
 
 
 def rewarded(folder: Path, start: Path, plan: Plan, seed: int) -> tuple[Path, dict[str, Any]]:
@@ -279,13 +284,21 @@ def rewarded(folder: Path, start: Path, plan: Plan, seed: int) -> tuple[Path, di
             seed=1000 + seed, save_every=20, lora=None,
         )  # fmt: skip
         model, clock = _loaded(start), _Clock(target)
-        rewards = train_grpo(model, _patients(plan), settings, target, convention="pixels", progress=clock.tick)
-        replace_json(target / "told.json", {"rewards": rewards, "seconds": clock.seconds, "steps": plan.steps})
+        points = _Curve(model, max(1, plan.steps // 4), plan, target)
+
+        def progress(step: int, steps: int, numbers: Mapping[str, float]) -> None:
+            clock.tick(step, steps, numbers)
+            points.tick(step, steps, numbers)
+            clock.forget()
+
+        rewards = train_grpo(model, _patients(plan), settings, target, convention="pixels", progress=progress)
+        told = {"rewards": rewards, "seconds": clock.seconds, "steps": plan.steps, "curve": points.points}
+        replace_json(target / "told.json", told)
     return target, json.loads((target / "told.json").read_text(encoding="utf-8"))
 
 
 def _supervised(
-    target: Path, start: Path, plan: Plan, seed: int, samples: int, epochs: int, rate: float, *, curve: bool = True
+    target: Path, start: Path, plan: Plan, seed: int, samples: int, epochs: int, rate: float
 ) -> tuple[Path, dict[str, Any]]:
     from anatrust.reference.text_training import SftSettings, train_sft
 
@@ -296,17 +309,15 @@ def _supervised(
         )  # fmt: skip
         model = _loaded(start)
         clock = _Clock(target)
-        points = _Curve(model, plan, target) if curve else None
+        points = _Curve(model, max(1, min(plan.curve, samples * epochs // plan.batch // 4)), plan, target)
 
         def progress(step: int, steps: int, numbers: Mapping[str, float]) -> None:
             clock.tick(step, steps, numbers)
-            if points is not None:
-                points.tick(step, steps, numbers)
-                clock.forget()
+            points.tick(step, steps, numbers)
+            clock.forget()
 
         losses = train_sft(model, _patients(plan), settings, target, convention="pixels", progress=progress)
-        told = {"losses": losses, "seconds": clock.seconds, "steps": len(losses)}
-        told["curve"] = points.points if points is not None else []
+        told = {"losses": losses, "seconds": clock.seconds, "steps": len(losses), "curve": points.points}
         replace_json(target / "told.json", told)
     return target, json.loads((target / "told.json").read_text(encoding="utf-8"))
 
@@ -348,8 +359,8 @@ class _Clock:
 class _Curve:
     """Accuracy on unseen patients while training goes on."""
 
-    def __init__(self, model: VisionLanguageModel, plan: Plan, folder: Path) -> None:
-        self._model, self._every, self._file = model, plan.curve, folder / "curve.json"
+    def __init__(self, model: VisionLanguageModel, every: int, plan: Plan, folder: Path) -> None:
+        self._model, self._every, self._file = model, every, folder / "curve.json"
         kinds = {"seen": SEEN, "unseen": UNSEEN}
         self._asked = {
             f"{name}, {legend}": questions(looks, max(4, plan.tested // 3), 5, plan, hidden=share)

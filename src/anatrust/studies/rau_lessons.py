@@ -8,8 +8,11 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from anatrust.reference.pairs import Pair, Sample, draw_pairs
-from anatrust.studies.nano_lessons import matched_patches
+from anatrust.studies.nano_anatomy import Look
+from anatrust.studies.nano_lessons import Lesson, matched_patches
 from anatrust.studies.nano_probes import asked_together, told_by_patches
 from anatrust.studies.nano_training import (
     QUICK,
@@ -61,7 +64,8 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     if stage == "matched":
         told = json.loads((learnt / "told.json").read_text(encoding="utf-8"))
         figures = {"seconds": round(told["seconds"], 1), "steps": told["steps"]}
-        return figures | {"matched": _matched(model, plan), "parameters": _size(model)}
+        pointed = {look: _pointed(model, looks, plan) for look, looks in _LOOKS.items()}
+        return figures | {"matched": _matched(model, plan), "pointed": pointed, "parameters": _size(model)}
     looks = _LOOKS[cell.parameters["look"]]
     if stage == "together":
         return {"regions": asked_together(model, looks, max(2, plan.tested // 4), 17, plan)}
@@ -71,6 +75,13 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
 
 def _size(model: VisionLanguageModel) -> int:
     return sum(int(p.numel()) for p in model.model.parameters())
+
+
+def _pointed(model: VisionLanguageModel, looks: tuple[Look, ...], plan: Plan) -> dict[str, float]:
+    """Where the answers' words and ``<Seg>`` look, on patients that no training sees."""
+    pairs = list(islice(draw_pairs(patients_asked(looks, plan), 8, absent=0.0, hidden=plan.hidden), plan.tested // 2))
+    pointed = Lesson(model, pairs, np.random.default_rng(0)).pointed()
+    return {name: round(value, 4) for name, value in pointed.items()}
 
 
 def _matched(model: VisionLanguageModel, plan: Plan) -> dict[str, dict[str, float]]:

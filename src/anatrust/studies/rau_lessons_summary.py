@@ -118,6 +118,10 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     s = result["summary"]
     matched = s["lessons"].get("matched", {})
     references = list(next(iter(matched.values()), {}))
+    pointed = [
+        [f"{look} look", *(f"{own.get(name, 0.0):.2f}" for name in ("words", "seg", "area"))]
+        for look, own in s["lessons"].get("pointed", {}).items()
+    ]
     controls = [
         [
             f"{key.split('/')[0]} look: {_WORDS.get(key.split('/')[1], key.split('/')[1])}",
@@ -137,6 +141,10 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         "matched": markdown_table(
             ["patches told rightly", *(_WORDS.get(name, name) for name in references)],
             [[f"{look} look", *(f"{own[name]:.2f}" for name in references)] for look, own in matched.items()],
+        ),
+        "pointed": markdown_table(
+            ["share of attention", "answers at the outlined region", "`<Seg>` at its region", "if blind"],
+            pointed,
         ),
         "controls": markdown_table(
             ["target; reference", "n", "accuracy", "as the tints say", "chance"], controls

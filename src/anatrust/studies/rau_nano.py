@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from anatrust.studies.nano_training import PLAN, QUICK, SEEN, UNSEEN, Plan, ask, continued, questions, rewarded, taught
+from anatrust.studies.nano_training import (
+    QUICK,
+    SCHOOLED,
+    SEEN,
+    UNSEEN,
+    Plan,
+    ask,
+    continued,
+    questions,
+    rewarded,
+    taught,
+)
 from anatrust.studies.provenance import fingerprint
 from anatrust.studies.rau_nano_summary import SEEDS, draw_figures, make_tables, summarise
 from anatrust.studies.study import Cell, Context, Study
@@ -15,6 +26,7 @@ __all__ = ["NEEDS", "STUDY", "place"]
 
 NEEDS = (
     "anatrust.studies.nano_anatomy",
+    "anatrust.studies.nano_attention",
     "anatrust.studies.nano_lessons",
     "anatrust.studies.nano_model",
     "anatrust.studies.nano_sight",
@@ -25,9 +37,10 @@ NEEDS = (
 """Modules whose source decides what the small model learns."""
 
 _NEEDS = ("anatrust.studies.rau_nano", *NEEDS)
+_LOOKS = {"seen": SEEN, "unseen": UNSEEN}
 _KINDS = {
     f"{look}, {legend}": (looks, share)
-    for look, looks in (("seen", SEEN), ("unseen", UNSEEN))
+    for look, looks in _LOOKS.items()
     for legend, share in (("names", 0.0), ("numbers", 1.0))
 }
 _CONTROLS = ("none", "blank", "shuffled", "mirrored", "other look")
@@ -39,7 +52,7 @@ def place(plan: Plan) -> Path:
 
 
 def _plan(quick: bool) -> Plan:
-    return QUICK if quick else PLAN
+    return QUICK if quick else SCHOOLED
 
 
 def _cells(context: Context) -> list[Cell]:
@@ -47,7 +60,11 @@ def _cells(context: Context) -> list[Cell]:
     changes = _CONTROLS[:2] if context.quick else _CONTROLS
     return [
         Cell("sft", {"stage": "sft"}, (), _NEEDS),
-        *(Cell(f"control/{change}", {"stage": "control", "change": change}, (), _NEEDS) for change in changes),
+        *(
+            Cell(f"control/{look}/{change}", {"stage": "control", "look": look, "change": change}, (), _NEEDS)
+            for look in _LOOKS
+            for change in changes
+        ),
         *(
             Cell(f"{stage}/{seed}", {"stage": stage, "seed": seed}, (), _NEEDS)
             for seed in seeds
@@ -65,7 +82,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     stage = cell.parameters["stage"]
     if stage == "control":
         change = cell.parameters["change"]
-        asked = questions(SEEN, plan.tested, 7, plan, hidden=1.0, change=change)
+        asked = questions(_LOOKS[cell.parameters["look"]], plan.tested, 7, plan, hidden=1.0, change=change)
         return {"answers": ask(VisionLanguageModel.load(start), asked)}
     if stage == "grpo":
         start, told = rewarded(folder, start, plan, cell.parameters["seed"])

@@ -50,7 +50,7 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
     organs = _organs(stages["sft"]["answers"]) if "sft" in stages else {}
     summary: dict[str, Any] = {
         "accuracy": accuracy, "form": form, "contrasts": contrasts, "controls": controls, "organs": organs,
-        "curve": stages.get("sft", {}).get("curve", []),
+        "curves": {key: r["curve"] for key, r in stages.items()},
         "cost": {key: {k: round(float(v), 1) for k, v in r["told"].items() if k != "rewards"}
                  for key, r in stages.items()},
         "rewards": {key: r["told"]["rewards"] for key, r in stages.items() if "rewards" in r["told"]},
@@ -119,18 +119,28 @@ def _targets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "met": gain >= _GOAL,
             }
         )
-    plain = summary["controls"].get("none")
-    for name in ("blank", "shuffled"):
-        if name in summary["controls"] and plain:
-            r = summary["controls"][name]
-            least = allowance(plain["chance"], plain["accuracy"]["n"])
-            targets.append(
-                {
-                    "what": f"numbers alone: above chance (> {least:.2f}), with a {name} reference at chance",
-                    "observed": r["accuracy"]["rate"],
-                    "met": fell_to_chance(plain, r),
-                }
-            )
+    for look in ("seen", "unseen"):
+        plain = summary["controls"].get(f"{look}/none")
+        if plain is None:
+            continue
+        least = allowance(plain["chance"], plain["accuracy"]["n"])
+        targets.append(
+            {
+                "what": f"{look} looks, numbers alone, in words: above chance (> {least:.2f})",
+                "observed": plain["accuracy"]["rate"],
+                "met": plain["accuracy"]["rate"] > least,
+            }
+        )
+        for name in ("blank", "shuffled"):
+            r = summary["controls"].get(f"{look}/{name}")
+            if r is not None:
+                targets.append(
+                    {
+                        "what": f"{look} looks, numbers alone, in words: with a {name} reference at chance",
+                        "observed": r["accuracy"]["rate"],
+                        "met": fell_to_chance(plain, r),
+                    }
+                )
     return targets
 
 
@@ -138,8 +148,8 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     """Stages, contrasts, controls, organs, targets."""
     s = result["summary"]
     kinds = list(_KINDS)
-    first = s["curve"][0] if s["curve"] else {}
-    rows: list[list[object]] = [["untrained", *(f"{first.get(kind, 0.0):.2f}" for kind in kinds), "–"]]
+    first: Mapping[str, float] = next(iter(s["curves"].get("sft", [])), {})
+    rows: list[list[object]] = [["zero-shot, after lessons", *(f"{first.get(kind, 0.0):.2f}" for kind in kinds), "–"]]
     for name, start in (("SFT", "sft"), ("SFT, continued", "more/"), ("SFT, then GRPO", "grpo/")):
         own = [key for key in s["accuracy"] if key.startswith(start)]
         if own:
@@ -156,8 +166,8 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     words = {"none": "another patient", "shuffled": "shuffled legend"}
     controls = [
         [
-            words.get(name, name), r["accuracy"]["n"], f"{r['accuracy']['rate']:.2f}", f"{r['chance']:.2f}",
-            f"{r['shown']:.2f}", f"{r['sided']:.2f}",
+            f"{name.split('/')[0]} look: {words.get(name.split('/')[1], name.split('/')[1])}", r["accuracy"]["n"],
+            _with_interval(r["accuracy"]), f"{r['chance']:.2f}", f"{r['shown']:.2f}", f"{r['sided']:.2f}",
         ]
         for name, r in s["controls"].items()
     ]  # fmt: skip
@@ -166,7 +176,8 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         "stages": markdown_table(["", *kinds, "processor seconds"], rows),
         "contrasts": markdown_table(["seed", "GRPO − SFT continued, seen looks", "unseen look"], contrasts),
         "controls": markdown_table(
-            ["reference", "n", "accuracy", "chance", "answer as the tints say", "accuracy, sided organs"], controls
+            ["target; reference", "n", "accuracy", "chance", "answer as the tints say", "accuracy, sided organs"],
+            controls,
         ),
         "organs": markdown_table(["after SFT", "seen looks", "unseen look"], organs),
         "targets": markdown_table(
@@ -180,9 +191,18 @@ def _interval(found: Mapping[str, Any]) -> str:
     return f"[{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]" if "interval" in found else ""
 
 
+def _with_interval(rate: Mapping[str, Any]) -> str:
+    low, high = rate.get("interval", (None, None))
+    return f"{rate['rate']:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+
+
 def draw_figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The learning curve of supervised training."""
-    curve = result["summary"]["curve"]
-    lines = {kind: {"x": [p["step"] for p in curve], "y": [p[kind] for p in curve]} for kind in _KINDS}
-    panel = {"title": "supervised training: unseen patients", "lines": lines}
-    return {"curve": {"panels": [panel], "xlabel": "steps", "ylabel": "regions named rightly"}}
+    """Learning curves of supervised training and of what comes after it with the first seed."""
+    titles = {"sft": "SFT", "more/0": "SFT, continued", "grpo/0": "GRPO"}
+    panels = []
+    for key, title in titles.items():
+        curve = result["summary"]["curves"].get(key, [])
+        if len(curve) > 1:
+            lines = {kind: {"x": [p["step"] for p in curve], "y": [p[kind] for p in curve]} for kind in _KINDS}
+            panels.append({"title": title, "lines": lines})
+    return {"curve": {"panels": panels, "xlabel": "steps", "ylabel": "regions named rightly"}} if panels else {}
