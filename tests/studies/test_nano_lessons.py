@@ -18,6 +18,7 @@ from anatrust.studies.nano_attention import looks_of_heads, watched
 from anatrust.studies.nano_lessons import Lesson, numbers_of_patches, teach_matching
 from anatrust.studies.nano_model import build_language
 from anatrust.studies.nano_probes import told_by_patches, transported
+from anatrust.studies.nano_traces import answers_after, changed_thoughts
 from anatrust.studies.nano_training import QUICK, SEEN, Change, changed, questions
 
 PICTURES = cohort(range(8), SEEN, size=48)
@@ -170,6 +171,25 @@ def test_patches_answer_with_a_number_of_the_legend_whatever_the_batch(folder: P
     for row, one in zip(rows, asked, strict=True):
         assert row["said"] in [n for n, _ in one.sample.legend.entries]
         assert row["right"] == (row["said"] == one.sample.number)
+
+
+def test_answers_after_a_given_thought_do_not_depend_on_the_batch(folder: Path) -> None:
+    model, asked = VisionLanguageModel.load(folder), questions(SEEN, 3, 0, QUICK, hidden=1.0)
+    thoughts = ["In the reference 3 lies above 2", "", "In the reference 1 lies left of 5 and below 4"]
+    together = answers_after(model, list(zip(asked, thoughts, strict=True)))
+    assert together == [answers_after(model, [one])[0] for one in zip(asked, thoughts, strict=True)]
+
+
+def test_thoughts_are_measured_against_the_answers_they_lead_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = VisionLanguageModel.load(folder), questions(SEEN, 6, 0, QUICK, hidden=1.0)
+    assert changed_thoughts(model, asked)["n"] == 0, "an untrained model has no form"
+    # As if it said what is right: the words are measured, and what the untrained model makes of other ones.
+    monkeypatch.setattr(model, "answer", lambda *_, **__: [one.sample.answer for one in asked])
+    told = changed_thoughts(model, asked)
+    assert told["right"] == told["stated"] == 1
+    assert told["n"] == 6
+    assert 0.1 < told["relational"] < 0.5
+    assert 0 <= told["swapped"] <= 1
 
 
 def test_transport_gives_each_number_once_and_keeps_the_answer_of_what_is_left_over() -> None:

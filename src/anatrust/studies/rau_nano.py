@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from anatrust.studies.nano_traces import changed_thoughts
 from anatrust.studies.nano_training import (
     QUICK,
     SCHOOLED,
@@ -36,7 +37,7 @@ NEEDS = (
 )
 """Modules whose source decides what the small model learns."""
 
-_NEEDS = ("anatrust.studies.rau_nano", *NEEDS)
+_NEEDS = ("anatrust.studies.rau_nano", "anatrust.studies.nano_traces", *NEEDS)
 _LOOKS = {"seen": SEEN, "unseen": UNSEEN}
 _KINDS = {
     f"{look}, {legend}": (looks, share)
@@ -66,6 +67,11 @@ def _cells(context: Context) -> list[Cell]:
             for change in changes
         ),
         *(
+            Cell(f"thoughts/{model}/{look}", {"stage": "thoughts", "model": model, "look": look}, (), _NEEDS)
+            for model in ("sft", "grpo")
+            for look in _LOOKS
+        ),
+        *(
             Cell(f"{stage}/{seed}", {"stage": stage, "seed": seed}, (), _NEEDS)
             for seed in seeds
             for stage in ("grpo", "more")
@@ -80,6 +86,11 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     start, told = taught(folder, plan, context.seed)
     stage = cell.parameters["stage"]
+    if stage == "thoughts":
+        if cell.parameters["model"] == "grpo":
+            start = rewarded(folder, start, plan, SEEDS[0])[0]
+        asked = questions(_LOOKS[cell.parameters["look"]], plan.tested, 7, plan, hidden=1.0)
+        return changed_thoughts(VisionLanguageModel.load(start), asked)
     if stage == "control":
         change = cell.parameters["change"]
         asked = questions(_LOOKS[cell.parameters["look"]], plan.tested, 7, plan, hidden=1.0, change=change)

@@ -24,7 +24,7 @@ _GOAL = 0.05
 
 def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
     """The numbers that are quoted."""
-    stages = {key: r for key, r in results.items() if not key.startswith("control/")}
+    stages = {key: r for key, r in results.items() if not key.startswith(("control/", "thoughts/"))}
     accuracy = {
         key: {kind: _rate(rows, "right", context.seed) for kind, rows in r["answers"].items()}
         for key, r in stages.items()
@@ -51,6 +51,7 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
     summary: dict[str, Any] = {
         "accuracy": accuracy, "form": form, "contrasts": contrasts, "controls": controls, "organs": organs,
         "curves": {key: r["curve"] for key, r in stages.items()},
+        "thoughts": {key.removeprefix("thoughts/"): r for key, r in results.items() if key.startswith("thoughts/")},
         "cost": {key: {k: round(float(v), 1) for k, v in r["told"].items() if k != "rewards"}
                  for key, r in stages.items()},
         "rewards": {key: r["told"]["rewards"] for key, r in stages.items() if "rewards" in r["told"]},
@@ -172,12 +173,32 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         for name, r in s["controls"].items()
     ]  # fmt: skip
     organs = [[name, f"{r.get('seen', 0.0):.2f}", f"{r.get('unseen', 0.0):.2f}"] for name, r in s["organs"].items()]
+    words_of = {"sft": "SFT", "grpo": "GRPO, seed 0"}
+    thoughts = [
+        [
+            f"{words_of[key.split('/')[0]]}; {key.split('/')[1]} look", r["n"],
+            *(f"{r[field]:.2f}" for field in ("relational", "right", "stated", "swapped", "renamed")),
+        ]
+        for key, r in s["thoughts"].items()
+    ]  # fmt: skip
     return {
         "stages": markdown_table(["", *kinds, "processor seconds"], rows),
         "contrasts": markdown_table(["seed", "GRPO − SFT continued, seen looks", "unseen look"], contrasts),
         "controls": markdown_table(
             ["target; reference", "n", "accuracy", "chance", "answer as the tints say", "accuracy, sided organs"],
             controls,
+        ),
+        "thoughts": markdown_table(
+            [
+                "",
+                "n",
+                "words that say a relation",
+                "thoughts right in every word",
+                "region thought of is answered",
+                "another answer when relations are turned round",
+                "answer follows another number",
+            ],
+            thoughts,
         ),
         "organs": markdown_table(["after SFT", "seen looks", "unseen look"], organs),
         "targets": markdown_table(
