@@ -14,7 +14,7 @@ from anatrust.studies.tables import markdown_table
 
 __all__ = ["SEEDS", "accuracy_by_patient", "draw_figures", "make_tables", "summarise"]
 
-SEEDS = (0, 1, 2)
+SEEDS = (0,)
 """Of the contrast of GRPO with supervised training that goes on; all start from one supervised model."""
 
 _KINDS = ("seen, names", "seen, numbers", "unseen, names", "unseen, numbers")
@@ -34,8 +34,8 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
     for seed in sorted(k.removeprefix("grpo/") for k in stages if k.startswith("grpo/")):
         if f"more/{seed}" in stages:
             contrasts[seed] = {
-                look: _contrast(stages[f"grpo/{seed}"], stages[f"more/{seed}"], look, context.seed)
-                for look in ("seen", "unseen")
+                kinds: _contrast(stages[f"grpo/{seed}"], stages[f"more/{seed}"], kinds, context.seed)
+                for kinds in ("seen", "unseen", *_KINDS)
             }
     controls = {
         key.removeprefix("control/"): {
@@ -79,11 +79,11 @@ def _rate(rows: Sequence[Mapping[str, Any]], field: str, seed: int) -> dict[str,
     return rate_by_patient(by_patient, seed=seed)
 
 
-def _contrast(one: Mapping[str, Any], other: Mapping[str, Any], look: str, seed: int) -> dict[str, Any]:
-    """Difference of accuracies on the same questions, patients resampled."""
+def _contrast(one: Mapping[str, Any], other: Mapping[str, Any], kinds: str, seed: int) -> dict[str, Any]:
+    """Difference of accuracies on the same questions of one kind, or of a look; patients resampled."""
     sums: dict[str, list[float]] = {}
     for kind, rows in one["answers"].items():
-        if not kind.startswith(f"{look},"):
+        if kind != kinds and not kind.startswith(f"{kinds},"):
             continue
         for a, b in zip(rows, other["answers"][kind], strict=True):
             total = sums.setdefault(a["patient"], [0.0, 0.0])
@@ -161,7 +161,13 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
                 shown.append(f"{np.mean(rates):.2f}{around}")
             rows.append([name, *shown, f"{np.mean([s['cost'][key]['seconds'] for key in own]):.0f}"])
     contrasts = [
-        [seed, *(f"{c[look]['difference']:+.3f} {_interval(c[look])}" for look in ("seen", "unseen"))]
+        [
+            seed,
+            *(
+                f"{c[kinds]['difference']:+.3f} {_interval(c[kinds])}"
+                for kinds in ("seen", "unseen", "seen, numbers", "unseen, numbers")
+            ),
+        ]
         for seed, c in s["contrasts"].items()
     ]
     words = {"none": "another patient", "shuffled": "shuffled legend"}
@@ -183,7 +189,10 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     ]  # fmt: skip
     return {
         "stages": markdown_table(["", *kinds, "processor seconds"], rows),
-        "contrasts": markdown_table(["seed", "GRPO − SFT continued, seen looks", "unseen look"], contrasts),
+        "contrasts": markdown_table(
+            ["seed", "GRPO − SFT continued, seen looks", "unseen look", "numbers alone, seen", "numbers alone, unseen"],
+            contrasts,
+        ),
         "controls": markdown_table(
             ["target; reference", "n", "accuracy", "chance", "answer as the tints say", "accuracy, sided organs"],
             controls,
