@@ -130,12 +130,41 @@ def test_zips_that_are_refused(tmp_path, rng):
         read_scan(tmp_path / "c.zip")
 
 
+def test_what_tells_series_apart_is_listed_without_free_text(tmp_path, rng):
+    for number, (count, tags) in enumerate(
+        (
+            (3, {"ConvolutionKernel": ["Br38f", "3"]}),
+            (3, {"ConvolutionKernel": "B70f", "SliceThickness": 0.75}),
+            (1, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SliceThickness": None}),
+        ),
+        1,
+    ):
+        write_stack(tmp_path / "s", np.arange(count) * 2.5, rng, uid=f"1.2.{number}", number=number, **tags)
+    with pytest.raises(InputError, match="3 series") as caught:
+        read_scan(tmp_path / "s")
+    for words in (
+        "1 = CT 7x5, 3 images, 3 mm thick, kernel Br38f 3;",
+        "2 = CT 7x5, 3 images, 0.75 mm thick, kernel B70f;",
+        "3 = CT 7x5, 1 image, localiser",
+    ):
+        assert words in str(caught.value)
+    assert not any(secret in str(caught.value) for secret in SECRETS)
+
+
+def test_the_file_that_is_cut_off_is_named(tmp_path, rng):
+    write_stack(tmp_path / "s", np.arange(4) * 2.5, rng)
+    cut = sorted((tmp_path / "s").iterdir())[2]
+    cut.write_bytes(cut.read_bytes()[:-30])
+    with pytest.raises(FormatError, match=rf"(of|in) {cut.name}\b|{cut.name} "):
+        read_scan(tmp_path / "s")
+
+
 def test_several_series_are_listed_and_chosen(tmp_path, rng):
     write_stack(tmp_path / "s", np.arange(4) * 2.5, rng, uid="1.2.3", number=5)
     planes = write_stack(tmp_path / "s", np.arange(3) * 2.5, rng, uid="1.2.4", number=2, modality="MR", prefix="j")
     with pytest.raises(InputError, match="2 series") as caught:
         read_scan(tmp_path / "s")
-    assert "1 = MR 7x5, 3 images; 2 = CT 7x5, 4 images" in str(caught.value)
+    assert "1 = MR 7x5, 3 images, 3 mm thick; 2 = CT 7x5, 4 images, 3 mm thick" in str(caught.value)
     assert not any(secret in str(caught.value) for secret in SECRETS)
     for choice in (1, "1", "1.2.4"):
         scan = read_scan(tmp_path / "s", series=choice)
@@ -165,7 +194,7 @@ def test_phases_at_one_place(tmp_path, rng):
 @pytest.mark.parametrize(
     ("heights", "shift", "why"),
     [
-        ([0, 2.5, 5, 10, 12.5], (0, 0), "about 1 slices are missing, the first after slice 3 of 5"),
+        ([0, 2.5, 5, 10, 12.5], (0, 0), "about 1 slice is missing, the first after slice 3 of 5"),
         ([0, 2.5, 5, 8.2, 10], (0, 0), "unevenly spaced"),
         ([0, 2.5, 2.5, 5], (0, 0), "1 of 4 slices lie where another one lies"),
         (np.arange(8) * 2.5, (0, 0.3), r"16\.7 degrees \(gantry tilt\)"),

@@ -180,6 +180,15 @@ def test_decisions_fall_to_the_safe_side(
     assert words in " ".join(reasons)
 
 
+@pytest.mark.parametrize(("null", "decision"), [("iid", "review"), ("block", "review"), ("placement", "accept")])
+def test_a_null_that_promises_nothing_is_no_ground_to_accept(null: str, decision: str) -> None:
+    kept = [replace(c, null=null) for c in candidates("kept", "kept")]
+    found, reasons = decide([], kept)
+    assert found == decision
+    if decision == "review":
+        assert reasons == (f"2 of 2 candidates were kept by the null '{null}', which promises nothing",)
+
+
 def test_what_else_is_wrong_is_said_beside_candidates_that_could_not_be_decided() -> None:
     strange = Screening("a", 3.0, 0.05, 0.05, 0.05, "strange", ("stranger than all",))
     decision, reasons = decide([WARNING], candidates("undecidable"), screening=strange)

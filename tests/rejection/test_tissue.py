@@ -64,6 +64,9 @@ def test_the_nearest_organ_and_none(flat):
     only_spleen = LabelMap(np.where(organs.array == 1, 1, 0), scan.grid, organs.names)
     near = find_tissues(scan, components, range(4), anatomy=only_spleen, settings=TissueSettings(nearest=60))
     assert [t.description for t in near] == ["spleen"]
+    unnamed = replace(only_spleen, names={})
+    near = find_tissues(scan, components, range(4), anatomy=unnamed, settings=TissueSettings(nearest=60))
+    assert [t.description for t in near] == ["organ 1"]
     (around,) = find_tissues(scan, components, range(4), anatomy=only_spleen, settings=TissueSettings(nearest=5))
     assert around.description == "body within 20 mm of the candidates (no organ near)"
     assert around.members == (0, 1, 2, 3)

@@ -78,10 +78,22 @@ class _Series:
         return self.slices[0].header
 
     def words(self) -> str:
-        header = self.header
+        """What tells it from the others, of technical facts alone: descriptions may name the patient."""
+        header, number = self.header, len(self.slices)
         plane = f"{header.get('Columns')}x{header.get('Rows')}"
-        count = f"{header.get('NumberOfFrames')} frames" if self.slices[0].refusal else f"{len(self.slices)} images"
-        return f"{header.get('Modality') or 'unknown'} {plane}, {count}"
+        count = f"{number} image{'s' if number > 1 else ''}"
+        if self.slices[0].refusal:
+            count = f"{header.get('NumberOfFrames')} frames"
+        facts = [f"{header.get('Modality') or 'unknown'} {plane}", count]
+        thickness = _floats(header.get("SliceThickness"))
+        if thickness and thickness[0]:
+            facts.append(f"{thickness[0]:g} mm thick")
+        kernel = header.get("ConvolutionKernel")
+        if kernel:
+            facts.append("kernel " + (kernel if isinstance(kernel, str) else " ".join(map(str, kernel))))
+        if "LOCALIZER" in (header.get("ImageType") or ()):
+            facts.append("localiser")
+        return ", ".join(facts)
 
 
 def is_dicom(head: FileHead) -> bool:
@@ -166,7 +178,9 @@ def _header(path: Path, where: str) -> Any:
     except InvalidDicomError:
         raise FormatError(f"{where}: not a DICOM file: give the image itself, or get it again") from None
     except Exception as error:  # pydicom lets every kind of error through from damaged values
-        raise FormatError(f"{where}: a DICOM header is damaged ({one_line(error)}): export it again") from None
+        raise FormatError(
+            f"{where}: the header of {path.name} is damaged ({one_line(error)}): export it again"
+        ) from None
     return header
 
 
@@ -305,7 +319,7 @@ def _pixels(pieces: list[_Slice], where: str) -> npt.NDArray[Any]:
         try:
             planes[piece.path] = SimpleITK.GetArrayFromImage(reader.Execute())
         except RuntimeError:
-            raise FormatError(f"{where}: the pixels of a DICOM file cannot be decoded: export it again") from None
+            raise FormatError(f"{where}: the pixels of {piece.path.name} cannot be decoded: export it again") from None
     stack = np.stack([np.atleast_3d(planes[piece.path])[piece.frame] for piece in pieces])
     if stack.dtype.kind == "f":
         return stack.astype(np.float32)

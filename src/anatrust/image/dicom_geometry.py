@@ -88,8 +88,9 @@ def _even_step(
     holes = np.flatnonzero(gaps > 1.5 * usual)
     if len(holes):
         missing = int(np.rint(gaps[holes] / usual - 1).sum())
+        lack = "1 slice is" if missing == 1 else f"{missing} slices are"
         raise GeometryError(
-            f"{where}: about {missing} slices are missing, the first after slice {holes[0] + 1} of {len(heights)}"
+            f"{where}: about {lack} missing, the first after slice {holes[0] + 1} of {len(heights)}"
             f" ({gaps[holes[0]]:.2f} mm instead of {usual:.2f}): export the whole series again"
         )
     even = np.linspace(heights[0], heights[-1], len(heights))

@@ -24,8 +24,9 @@ def decide(
     """Decide on the safe side, and say why.
 
     *abstain* if the gate found an error, or candidates exist and none could be decided;
-    *review* if there was a warning, nothing to test, a rejected or undecidable candidate, or a
-    failed check, an infeasible set; else *accept*, which means "nothing that was tested failed".
+    *review* if there was a warning, nothing to test, a rejected or undecidable candidate, one kept
+    by a null that promises nothing (block, iid), a failed check, or an infeasible set; else
+    *accept*, which means "nothing that was tested failed".
 
     Examples
     --------
@@ -48,10 +49,18 @@ def decide(
     if open_ones:
         given = "the reason given with it" if len(open_ones) == 1 else "the reasons given with them"
         reasons.append(f"{_count(open_ones, candidates)} undecidable, for {given}")
+    for null, unproven in _kept_without_promise(candidates).items():
+        reasons.append(f"{_count(unproven, candidates)} kept by the null '{null}', which promises nothing")
     reasons += _others(findings, structures, sets, screening)
     if not candidates and not structures:
         reasons.append("nothing was tested: the mask holds no candidate and no structure")
     return ("review", tuple(reasons)) if reasons else ("accept", (ACCEPT_MEANS,))
+
+
+def _kept_without_promise(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """Kept candidates by the permutation null that kept them: for comparison alone, no ground to accept."""
+    nulls = {null: [c for c in candidates if c.decision == "kept" and c.null == null] for null in ("block", "iid")}
+    return {null: kept for null, kept in nulls.items() if kept}
 
 
 def _others(

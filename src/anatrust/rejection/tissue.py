@@ -251,7 +251,7 @@ def find_tissues(
             assert organs is not None
             wanted = labels if label == -1 else (label,)
             used = settings.names if label == -1 else (label,)
-            name = " + ".join(str(anatomy.names.get(n, n) if isinstance(n, int) else n) for n in used)
+            name = " + ".join(anatomy.names.get(n, f"organ {n}") if isinstance(n, int) else n for n in used)
             tissues.append(_organ(name, organs, wanted, tuple(groups[label]), components, settings))
     return tuple(tissues)
 
