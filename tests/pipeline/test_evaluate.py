@@ -226,3 +226,31 @@ def test_panopticas_published_examples(shared_data: Path) -> None:
     total = np.count_nonzero(truth.array) + np.count_nonzero(prediction.array)
     assert panel.dice == pytest.approx(2 * overlap / total)
     assert panel.lesions.found + len(panel.lesions.missed) == panel.lesions.n_truth
+
+
+def test_a_structure_has_one_name_whatever_else_a_scan_holds(tmp_path: Path) -> None:
+    """A scan that holds one label of two, or none, counts for the structure it is about."""
+    one, two = ball((7, 10, 6), 4), ball((17, 10, 6), 4)
+    maps = {"both": one + 2 * two, "first": 1 * one, "second": 2 * two, "none": 0 * one}
+    rows = ["id,image,mask,truth"]
+    for name, labels in maps.items():
+        write_scan(tmp_path / f"{name}.nii.gz", Scan(np.zeros(GRID.shape, np.float32), GRID))
+        write_mask(tmp_path / f"{name}-labels.nii.gz", LabelMap(labels.astype(np.uint8), GRID))
+        rows.append(f"{name},{name}.nii.gz,{name}-labels.nii.gz,{name}-labels.nii.gz")
+    (tmp_path / "cohort.csv").write_text("\n".join(rows))
+    cohort = Cohort.read(tmp_path / "cohort.csv")
+    found = evaluate(cohort)
+    held = {(s.structure, s.row.id) for s in found.scans}
+    assert held == {
+        (f"label {k}", n) for k, ns in ((1, ("both", "first", "none")), (2, ("both", "second", "none"))) for n in ns
+    }
+    for groups in found.summary.values():
+        assert (groups["mask"]["all"]["scans"], groups["mask"]["all"]["dice"]["patients"]) == (3, 2)
+        assert groups["mask"]["all"]["empty_truth"] == {"scans": 1, "left_empty": 1}
+    named = evaluate(cohort, names={1: "head", 2: "tail"})
+    assert list(named.summary) == ["head", "tail"]
+    # The only label of a table is its mask, whatever its number, unless it is named.
+    (tmp_path / "cohort.csv").write_text("\n".join([rows[0], rows[3], rows[4]]))
+    single = Cohort.read(tmp_path / "cohort.csv")
+    assert {s.structure for s in evaluate(single).scans} == {"mask"}
+    assert {s.structure for s in evaluate(single, names={2: "tail"}).scans} == {"tail"}

@@ -32,6 +32,9 @@ def evaluate_command(
         typer.Option(metavar="COLUMNS", help="Columns with other predictions, compared on the same scans."),
     ] = None,
     labels: Annotated[str, typer.Option(metavar="HOW", help="each label on its own, or their union.")] = "each",
+    names: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Names of the labels: a built-in table or a JSON file.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(metavar="MM", help="Of the surface Dice.")] = 2.0,
     hd95: Annotated[
         str, typer.Option(metavar="NAME", help="Definition of HD95: max-directed or pooled.")
@@ -92,6 +95,7 @@ def evaluate_command(
             rivals=_listed(against),
             folder=cohort.parent,
             by=_listed(by) or ("group",),
+            names=names,
             abnormality=None if screening is None else _abnormality(screening),
             cache=rows,
             progress=progress,

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from anatrust.metrics import EdgeCases, cldice, metric_panel, risk_coverage
 from anatrust.metrics.edge_cases import plain_number
 from anatrust.metrics.lesions import MatchingRule
 from anatrust.metrics.surface import HausdorffDefinition
-from anatrust.pipeline.case import content_hash
+from anatrust.pipeline.case import Names, content_hash, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.statistics.multiple_testing import benjamini_hochberg
 
@@ -47,6 +47,7 @@ METRICS = (
 )
 """What is summarised; `cldice` only where it was asked for."""
 
+_NOTHING = ""  # the structure of a scan in which neither mask holds anything, until the whole table is known
 _NO_EVIDENCE = "no pair of scans differs"
 Progress = Callable[[str, int, int], None]
 
@@ -121,7 +122,7 @@ class Evaluation:
     columns
         Metadata columns the summary is broken down by.
     summary
-        ``structure → which → breakdown ("all", "COLUMN = value") → metric → n, mean, interval, median, infinite``.
+        ``structure → which → breakdown ("all", "COLUMN = value") → metric → patients, mean, interval, median, infinite``.
     comparisons
         Paired tests of the mask against each rival: on the same scans, patients as units.
     risk
@@ -175,6 +176,7 @@ def evaluate(
     rivals: Sequence[str] = (),
     folder: Path = Path(),
     by: Sequence[str] = ("group",),
+    names: Names = None,
     abnormality: Mapping[str, float] | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -192,6 +194,8 @@ def evaluate(
         are relative to.
     by
         Columns the summary is broken down by: ``group`` or any further column.
+    names
+        Names of the labels, see `label_table`. Without any the only label of a table is called "mask".
     abnormality
         A screening's score by scan id, for a risk–coverage curve against 1 - Dice (mean over structures).
     cache
@@ -210,7 +214,7 @@ def evaluate(
     InputError
         If no row has both, or a column does not exist.
     """
-    settings = settings or EvaluationSettings()
+    settings, table = settings or EvaluationSettings(), label_table(names)
     _check_columns(cohort, rivals, by)
     if not any(row.truth is not None and row.mask is not None for row in cohort):
         raise InputError(f"{cohort.source}: no row has both a mask and a truth; give these columns")
@@ -231,6 +235,7 @@ def evaluate(
             scans = [s for s in scans if s.row is not row]
     if not scans:
         raise InputError(f"{cohort.source}: no row could be read, the first one: {unreadable[0][1]}")
+    scans = _named(scans, table)
     summary = _summary(scans, by, settings)
     comparisons = _comparisons(scans, rivals, settings)
     risk = None if abnormality is None else _risk(scans, abnormality)
@@ -262,7 +267,7 @@ def _measured(
 ) -> list[ScanMetrics]:
     """All structures of one prediction, from the cache where they are."""
     hashes = [content_hash(f) for f in (row.image, row.truth or file, file)]
-    parts = [__version__, *hashes, settings.to_json()]
+    parts = [__version__, "by number", *hashes, settings.to_json()]
     kept = None
     if cache is not None:
         name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -321,16 +326,35 @@ def _unpacked(row: CohortRow, which: str, plain: Mapping[str, Any]) -> ScanMetri
 def _structures(truth: LabelMap, prediction: LabelMap, labels: str) -> list[tuple[str, Mask, Mask]]:
     """Name, truth and prediction of every structure; a label that only one of them has counts too."""
     numbers = sorted({int(v) for m in (truth, prediction) for v in np.unique(m.array) if v})
-    if labels == "union" or len(numbers) <= 1:
-        name = truth.names.get(numbers[0], "mask") if len(numbers) == 1 and labels == "each" else "mask"
+    if labels == "union" or not numbers:
         whole = tuple(Mask(np.asarray(m.array != 0), m.grid) for m in (truth, prediction))
-        return [(name, whole[0], whole[1])]
+        return [("mask" if labels == "union" else _NOTHING, whole[0], whole[1])]
     found = []
     for number in numbers:
-        name = truth.names.get(number) or prediction.names.get(number) or f"label {number}"
+        name = truth.names.get(number) or prediction.names.get(number) or _unnamed(number)
         pair = tuple(Mask(np.asarray(m.array == number), m.grid) for m in (truth, prediction))
         found.append((name, pair[0], pair[1]))
     return found
+
+
+def _unnamed(number: int) -> str:
+    return f"label {number}"
+
+
+def _named(scans: Sequence[ScanMetrics], names: Mapping[int, str]) -> list[ScanMetrics]:
+    """Structures by one name in all scans, whatever else a scan holds.
+
+    A scan in which neither mask holds anything counts for every structure of the table.
+    """
+    given = {_unnamed(number): name for number, name in names.items()}
+    structures = list(dict.fromkeys(s.structure for s in scans if s.structure != _NOTHING)) or ["mask"]
+    if len(structures) == 1 and structures[0].startswith("label "):
+        given = {structures[0]: "mask"} | given
+    return [
+        replace(s, structure=given.get(name, name))
+        for s in scans
+        for name in (structures if s.structure == _NOTHING else [s.structure])
+    ]
 
 
 def _by_patient(scans: Sequence[ScanMetrics], metric: str) -> tuple[npt.NDArray[np.float64], int]:
