@@ -122,7 +122,7 @@ class Evaluation:
     columns
         Metadata columns the summary is broken down by.
     summary
-        ``structure → which → breakdown ("all", "COLUMN = value") → metric → patients, mean, interval, median, infinite``.
+        ``structure → which → breakdown ("all", "COLUMN = value") → metric → patients, mean, interval, infinite``.
     comparisons
         Paired tests of the mask against each rival: on the same scans, patients as units.
     risk
