@@ -11,7 +11,8 @@ from anatrust.models.annotation import Annotation
 from anatrust.models.protocols import Reasoner
 from anatrust.reference.adaptive_memory import AdaptiveMemory, cycle_consistency, fitting_views
 from anatrust.studies.nano_anatomy import bent, draw_patient
-from anatrust.studies.rau_patients import as_reference, judged, reasoner
+from anatrust.studies.nano_training import SEEN
+from anatrust.studies.rau_patients import ASKED, REFERENCES, SIDE, as_reference, judged, reasoner
 
 FIXED = reasoner("registration, fixed")
 REFERENCE = as_reference(draw_patient(1, size=64))
@@ -68,3 +69,28 @@ def test_a_second_round_counts_only_where_labels_come_back_better() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(InputError, match="no negative number"):
         AdaptiveMemory(FIXED, views=-1)
+
+
+@pytest.mark.parametrize("patient", [50_000, 50_002, 50_004])
+def test_a_body_bent_by_a_tenth_is_not_taken_for_a_turned_one(patient: int) -> None:
+    """All three were, while upright and turned views were compared before either was deformed, or without a margin."""
+    look = SEEN[patient % len(SEEN)]
+    reference = as_reference(draw_patient(REFERENCES + patient, look, size=SIDE))
+    target = as_reference(bent(draw_patient(ASKED + patient, look, size=SIDE), bend=0.1, seed=patient))
+    named = [judged(target.labels, reasoner(f"registration, {how}").annotate(target.scan, [reference]))["named"]
+             for how in ("fixed", "searched")]  # fmt: skip
+    assert named[1] >= named[0] - 0.1
+    assert named[0] > 0.15
+
+
+def test_a_body_twice_as_large_is_found() -> None:
+    patient = 50_003
+    look = SEEN[patient % len(SEEN)]
+    reference = as_reference(draw_patient(REFERENCES + patient, look, size=SIDE))
+    target = as_reference(bent(draw_patient(ASKED + patient, look, size=SIDE), scale=2.0, seed=patient))
+    fixed, searched = (
+        judged(target.labels, reasoner(f"registration, {how}").annotate(target.scan, [reference]))["dice"]
+        for how in ("fixed", "searched")
+    )
+    assert fixed < 0.3
+    assert searched > 0.6

@@ -119,7 +119,12 @@ class Structure:
     @property
     def sure(self) -> bool:
         """Found, with enough confidence, and with enough overlap to expect where that is known."""
-        return self.found and self.confidence >= SURE and (self.expected is None or self.expected >= ENOUGH)
+        return self.found and self.confidence >= SURE and not self.hard
+
+    @property
+    def hard(self) -> bool:
+        """Found, but expected to overlap too little with what is there."""
+        return self.found and self.expected is not None and self.expected < ENOUGH
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -234,7 +239,7 @@ class Annotation:
         if self.abstained:
             return (self.abstained, *(r for r in self.remarks if r not in self.abstained))
         unsure = [s.name for s in self.structures if s.found and s.confidence < SURE]
-        hard = [s.name for s in self.structures if s.found and not s.sure and s.confidence >= SURE]
+        hard = [s.name for s in self.structures if s.hard and s.confidence >= SURE]
         lost = [s.name for s in self.structures if not s.found]
         broken = [str(r) for r in self.relations if not r.holds]
         told = []

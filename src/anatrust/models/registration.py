@@ -154,9 +154,10 @@ def register(target: Scan, reference: Scan, settings: RegistrationSettings | Non
     if choice.turned:
         starts += _turned(ours, theirs, choice.affine_steps, mutual, starts[0])
     ends = [_finished((fixed, moving), (ours, theirs), choice, mutual, s) for s in starts]
-    # A bent body looks like a turned one until it is bent back: only the ends are compared.
-    pairs = zip(starts, ends, strict=True)
-    start, transform = max(pairs, key=lambda pair: _likeness(ours, theirs, pair[1], mutual))
+    start, transform = starts[0], ends[0]
+    # A bent body looks like a turned one until it is bent back: a turned view must look clearly better at its end, too.
+    if len(ends) > 1 and _clearly(ours, theirs, ends, mutual):
+        start, transform = starts[1], ends[1]
     gain = None
     axis = _left_right(target.grid)
     if choice.mirrored and axis is not None:
@@ -272,6 +273,12 @@ def _turned(fixed: Any, moving: Any, steps: int, mutual: bool, upright: Any) -> 
             if found > least:
                 best, least = [other], found
     return best
+
+
+def _clearly(fixed: Any, moving: Any, ends: Sequence[Any], mutual: bool) -> bool:
+    """Whether the second of two transforms makes the reference look clearly more like the target."""
+    upright, turned = (_likeness(fixed, moving, end, mutual) for end in ends)
+    return turned > upright + _TURNED_MARGIN
 
 
 def _affine(

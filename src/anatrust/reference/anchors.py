@@ -67,7 +67,7 @@ class ReferenceAnchors:
         return f"{self.name}/1 {kind}: {self.reasoner.identity}"
 
     def find(self, scan: Scan, structures: Sequence[str]) -> tuple[Anchor, ...]:
-        """One anchor for each structure; unreliable below the confidence 0.5 or where the scan seems mirrored.
+        """One anchor for each structure; unreliable where it is unsure or the scan seems mirrored.
 
         Cost: one annotation a scan, however many structures and calls.
         """
@@ -102,6 +102,7 @@ class ReferenceAnchors:
             return Anchor.missing(anchor.structure, self.name, told)
         quality = float(np.mean([s.confidence for s in mine if s.found]))
         reasons = [f"low confidence ({quality:.2f})"] if quality < SURE else []
+        reasons += [f"{s.name}: a Dice of {s.expected:.2f} is to be expected" for s in mine if s.hard]
         reasons += [remark for remark in found.remarks if "mirrored" in remark]
         status = anchor.status if not reasons else "unreliable"
         return replace(
