@@ -6,27 +6,19 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from anatrust.reference.prompts import name_answer
+from anatrust.reference.traces import relational_share, swapped
 from anatrust.studies.nano_training import Asked
 
 if TYPE_CHECKING:  # torch is heavy, and a study's module is imported for its names alone
     from anatrust.models.vision_language import VisionLanguageModel
 
-__all__ = ["answers_after", "changed_thoughts", "opposite"]
+__all__ = ["answers_after", "changed_thoughts"]
 
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-_RELATION = re.compile("|".join(_OPPOSITE))
-
-
-def opposite(thought: str) -> str:
-    """The same thought with every relation turned round.
-
-    Examples
-    --------
-    >>> opposite("In the reference 3 lies left of 1 and below 2")
-    'In the reference 3 lies right of 1 and above 2'
-    """
-    return _RELATION.sub(lambda found: _OPPOSITE[found[0]], thought)
+_FORM = re.compile(r"<think>(.*)</think><answer>(.*)</answer>")
+_REGION = re.compile(r"(?<=^In the reference )\d+(?= lies )")
 
 
 def changed_thoughts(model: VisionLanguageModel, asked: Sequence[Asked]) -> dict[str, float]:
@@ -41,36 +33,30 @@ def changed_thoughts(model: VisionLanguageModel, asked: Sequence[Asked]) -> dict
         ``swapped`` and ``renamed`` of the ``n`` questions with a relation.
     """
     texts = model.answer([a.sample.prompt for a in asked], [a.sample.pictures for a in asked], most_tokens=20)
-    words = relations = stated = right = 0
-    kept: list[tuple[Asked, str, str]] = []
+    stated = right = 0
+    kept: list[tuple[Asked, str, str, str]] = []
+    others: list[tuple[Asked, str, str]] = []
     for one, text in zip(asked, texts, strict=True):
-        found = re.fullmatch(r"<think>(.*)</think><answer>(.*)</answer>", text.strip())
-        if found is None:
+        form, turned = _FORM.fullmatch(text.strip()), swapped(text)
+        if form is None:
             continue
-        thought, answer = found[1], found[2]
-        words += len(thought.split())
-        relations += sum(len(r[0].split()) for r in _RELATION.finditer(thought))
-        region = re.match(r"In the reference (\d+) lies ", thought)
-        stated += region is not None and region[1] == answer
+        thought, answer = form[1], form[2]
+        region = _REGION.search(thought)
+        stated += region is not None and region[0] == answer
         right += f"<think>{thought}</think>" == one.sample.answer.partition("<answer>")[0]
-        if region is not None and _RELATION.search(thought):
-            kept.append((one, thought, answer))
-    swapped = answers_after(model, [(one, opposite(thought)) for one, thought, _ in kept])
-    others, renamed = [], []
-    for one, thought, _ in kept:
-        said = re.match(r"In the reference (\d+) lies ", thought)
-        numbers = [n for n, _ in one.sample.legend.entries]
-        other = str(next(n for n in numbers if said is None or str(n) != said[1]))
-        others.append(other)
-        renamed.append((one, re.sub(r"(?<=In the reference )\d+", other, thought)))
-    followed = answers_after(model, renamed)
+        if region is not None and turned is not None:
+            kept.append((one, thought, turned, answer))
+            other = next(str(n) for n, _ in one.sample.legend.entries if str(n) != region[0])
+            others.append((one, _REGION.sub(other, thought), other))
+    after = answers_after(model, [(one, turned) for one, _, turned, _ in kept])
+    followed = answers_after(model, [(one, thought) for one, thought, _ in others])
     count = max(1, len(kept))
     return {
-        "relational": round(relations / max(1, words), 4),
+        "relational": round(float(np.mean([relational_share(text) for text in texts])), 4),
         "stated": round(stated / max(1, len(asked)), 4),
         "right": round(right / max(1, len(asked)), 4),
-        "swapped": round(sum(a != said for a, (_, _, said) in zip(swapped, kept, strict=True)) / count, 4),
-        "renamed": round(sum(a == other for a, other in zip(followed, others, strict=True)) / count, 4),
+        "swapped": round(sum(a != said for a, (_, _, _, said) in zip(after, kept, strict=True)) / count, 4),
+        "renamed": round(sum(a == other for a, (_, _, other) in zip(followed, others, strict=True)) / count, 4),
         "n": len(kept),
     }
 

@@ -37,7 +37,8 @@ NEEDS = (
 )
 """Modules whose source decides what the small model learns."""
 
-_NEEDS = ("anatrust.studies.rau_nano", "anatrust.studies.nano_traces", *NEEDS)
+_NEEDS = ("anatrust.studies.rau_nano", *NEEDS)
+_TRACES = ("anatrust.studies.nano_traces", "anatrust.reference.traces", *_NEEDS)
 _LOOKS = {"seen": SEEN, "unseen": UNSEEN}
 _KINDS = {
     f"{look}, {legend}": (looks, share)
@@ -67,7 +68,7 @@ def _cells(context: Context) -> list[Cell]:
             for change in changes
         ),
         *(
-            Cell(f"thoughts/{model}/{look}", {"stage": "thoughts", "model": model, "look": look}, (), _NEEDS)
+            Cell(f"thoughts/{model}/{look}", {"stage": "thoughts", "model": model, "look": look}, (), _TRACES)
             for model in ("sft", "grpo")
             for look in _LOOKS
         ),
