@@ -126,6 +126,40 @@ def test_the_stage_trains_what_it_says(folders: tuple[Path, Path], pictures: lis
     assert not any("visual" in n or "vision_encoder" in n or "lora_" in n for n in reached)
 
 
+def test_standardised_states_keep_regions_apart_and_go_on_after_a_stop(
+    folders: tuple[Path, Path], pictures: list[LabelledPicture], tmp_path: Path
+) -> None:
+    settings = MaskSettings(steps=4, batch=1, standardise=True, save_every=2)
+    whole = made(folders)
+    plain = whole.attention.state_dict()
+    assert not bool(plain["mean"].any())
+    losses = train_masks(whole, pictures, settings, tmp_path / "whole")
+    mean, spread = whole.attention.mean.clone(), whole.attention.spread.clone()
+    assert bool(mean.any())
+    pair = next(p for p in draw_pairs(pictures, 0, absent=0))
+    states = whole.states(pair.sample("segment", np.random.default_rng(0)))
+    one, two = (states - mean) / spread
+    assert torch.cosine_similarity(one, two, dim=0) < torch.cosine_similarity(states[0], states[1], dim=0)
+
+    def stop(step: int, *_: object) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_masks(made(folders), pictures, settings, tmp_path / "cut", progress=stop)
+    again = made(folders)
+    assert train_masks(again, pictures, settings, tmp_path / "cut") == losses
+    assert torch.equal(again.attention.mean, mean)
+    loaded = TokenSegmenter.load(
+        tmp_path / "whole",
+        VisionLanguageModel.load(folders[0], adapters=[tmp_path / "whole"]),
+        Sam2Parts.load(folders[1]),
+    )
+    assert torch.equal(loaded.attention.spread, spread)
+    with pytest.raises(InputError, match="without a language model"):
+        TokenSegmenter.make(None, Sam2Parts.load(folders[1])).states(pair.sample("segment", np.random.default_rng(0)))
+
+
 def test_foreign_folders_are_said(folders: tuple[Path, Path], tmp_path: Path) -> None:
     segmenter = made(folders)
     with pytest.raises(FormatError, match="no token segmenter"):

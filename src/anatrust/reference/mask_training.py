@@ -41,6 +41,8 @@ class MaskSettings:
         Weights of the losses. Dice leads because cross-entropy alone stays at empty masks.
     overlap
         Weight of what regions of one picture claim together, which labels of one map never share; 0 leaves it out.
+    standardise
+        Whether ``<Seg>`` states are given in deviations from what they share (`MemoryAttention.standardise`).
     train_adapter
         Whether the language model's adapter learns too; frozen as in the paper by default.
     train_sam
@@ -62,6 +64,7 @@ class MaskSettings:
     language: float = 0.1
     slot: float = 0.2
     overlap: float = 0.0
+    standardise: bool = False
     train_adapter: bool = False
     train_sam: bool = False
     save_every: int = 200
@@ -144,7 +147,8 @@ def train_masks(
 
         tied = bool(getattr(language.model.config, "tie_word_embeddings", False))
         language.model = get_peft_model(language.model, settings.lora.config(language.seg, tied=tied))
-    _standardise(segmenter, pictures, settings)
+    if settings.standardise and language is not None:
+        _standardise(segmenter, pictures, settings)
     rows = _choose(segmenter, settings)
     decoder = [p for p in segmenter.sam.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
@@ -185,8 +189,6 @@ def _standardise(segmenter: TokenSegmenter, pictures: Sequence[LabelledPicture],
 
     SAM 2's own pointers have none: where it learns they move, and no standard would hold.
     """
-    if segmenter.language is None:
-        return
     rng, found = np.random.default_rng([settings.seed, 31]), []
     for pair in islice(draw_pairs(pictures, settings.seed), _MEASURED):
         sample = pair.sample("segment", rng)

@@ -86,8 +86,8 @@ class Attended:
 class MemoryAttention(nn.Module):
     """q = MLP(h), α = softmax over the memory, z = LayerNorm(Σ α m).
 
-    States of different regions are nearly alike (cosine 0.93 in a small model), and what little tells them apart is
-    lost before it is learnt: queries collapse. :meth:`standardise` takes what they share away, once, before training.
+    States of different regions are nearly alike (cosine 0.93 in a small model), and queries made of them collapse.
+    :meth:`standardise` takes what they share away, once, before training.
 
     Slots are the regions of the reference (level L0). With spatial tokens (level L1) say which region
     each token belongs to: attention runs over tokens and is summed by region for ``weights``.
