@@ -45,7 +45,7 @@ def _cells(context: Context) -> list[Cell]:
     for seed in _SEEDS[: 1 if context.quick else None]:
         cells += [
             Cell(f"{arm}/{seed}/256", {"arm": arm, "seed": seed, "width": 256}, (), _NEEDS)
-            for arm in ("memory", "tokens", "standardised")
+            for arm in ("memory", "tokens")
         ]
     if not context.quick:
         cells += [Cell(f"tokens/0/{w}", {"arm": "tokens", "seed": 0, "width": w}, (), _NEEDS) for w in _WIDTHS]
@@ -84,14 +84,14 @@ def _segmenter(arm: str, seed: int, width: int, context: Context) -> tuple[Token
     if not (start / "model.safetensors").is_file():
         build_sam2(start, seed)
     language = None
-    if arm != "memory":
+    if arm == "tokens":
         language = VisionLanguageModel.load(schooled(folder, plan, context.seed))
     torch.manual_seed(seed)
     segmenter = TokenSegmenter.make(language, Sam2Parts.load(start), "native", width)
     settings = MaskSettings(
         steps=1 if context.quick else _STEPS, batch=1 if context.quick else _BATCH, seed=seed, token_rate=1e-3,
         decoder_rate=7e-4, train_sam=True, save_every=100,
-        standardise=arm == "standardised",
+        standardise=True,
     )  # fmt: skip
     pictures = cohort(range(plan.patients), SEEN, size=plan.size.side)
     losses = train_masks(segmenter, pictures, settings, folder / f"masks-{arm}-{seed}-{width}")

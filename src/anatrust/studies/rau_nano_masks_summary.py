@@ -15,12 +15,7 @@ from anatrust.studies.tables import markdown_table
 __all__ = ["make_tables", "summarise"]
 
 _GOAL = 0.15
-_ARMS = {
-    "pasted": "the reference's masks, pasted",
-    "memory": "SAM 2's memory alone",
-    "tokens": "with <Seg> tokens",
-    "standardised": "with <Seg> tokens, standardised",
-}
+_ARMS = {"pasted": "the reference's masks, pasted", "memory": "SAM 2's memory alone", "tokens": "with <Seg> tokens"}
 
 
 def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
@@ -32,18 +27,13 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
         }
     gains = {}
     for seed in sorted({key.split("/")[1] for key in results if "/" in key}):
-        b = results.get(f"memory/{seed}/256")
-        for arm in ("tokens", "standardised"):
-            a = results.get(f"{arm}/{seed}/256")
-            if a and b:
-                gains[f"{arm}/{seed}"] = {
-                    look: _gain(a["regions"][look], b["regions"][look], context.seed) for look in a["regions"]
-                }
+        a, b = results.get(f"tokens/{seed}/256"), results.get(f"memory/{seed}/256")
+        if a and b:
+            gains[seed] = {look: _gain(a["regions"][look], b["regions"][look], context.seed) for look in a["regions"]}
     targets = []
     if gains:
         for look in ("seen", "unseen"):
-            own = [g[look]["difference"] for key, g in gains.items() if key.startswith("tokens/")]
-            mean = round(float(np.mean(own)), 4)
+            mean = round(float(np.mean([g[look]["difference"] for g in gains.values()])), 4)
             targets.append(
                 {
                     "what": f"{look} looks: Dice with tokens above SAM 2's memory alone by ≥ {_GOAL}",
@@ -119,15 +109,12 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         "weights that learnt",
     ]
     gains = [
-        [
-            f"{_ARMS[key.split('/')[0]]}, seed {key.split('/')[1]}",
-            *(f"{g[look]['difference']:+.3f} {g[look].get('interval', '')}" for look in ("seen", "unseen")),
-        ]
-        for key, g in s["gains"].items()
+        [seed, *(f"{g[look]['difference']:+.3f} {g[look].get('interval', '')}" for look in ("seen", "unseen"))]
+        for seed, g in s["gains"].items()
     ]
     return {
         "arms": markdown_table(header, rows),
-        "gains": markdown_table(["Dice above SAM 2's memory alone", "seen looks", "unseen look"], gains),
+        "gains": markdown_table(["seed", "tokens − memory alone, seen looks", "unseen look"], gains),
         "targets": markdown_table(
             ["target", "observed", "met"],
             [[t["what"], f"{t['observed']:.3f}", "yes" if t["met"] else "no"] for t in s["targets"]],
