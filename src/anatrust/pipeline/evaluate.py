@@ -21,8 +21,8 @@ from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Mask
 from anatrust.metrics import EdgeCases, cldice, metric_panel, risk_coverage
 from anatrust.metrics.edge_cases import plain_number
-from anatrust.metrics.lesions import MatchingRule
-from anatrust.metrics.surface import HausdorffDefinition
+from anatrust.metrics.lesions import MatchingRule, match_lesions
+from anatrust.metrics.surface import HausdorffDefinition, surface_distances
 from anatrust.pipeline.case import Names, content_hash, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.statistics.multiple_testing import benjamini_hochberg
@@ -84,6 +84,12 @@ class EvaluationSettings:
             raise InputError(f"labels are evaluated 'each' or as one 'union', not {self.labels!r}")
         if self.draws < 100 or not 0 < self.confidence < 1:
             raise InputError("intervals need at least 100 draws and a confidence between 0 and 1")
+        # Refused here by those who know, before a table is read.
+        mark = np.ones((1, 1), dtype=bool)
+        match_lesions(mark, mark, rule=self.lesion_rule, threshold=self.lesion_threshold)
+        apart = surface_distances(mark, mark)
+        apart.hausdorff(95, definition=self.hd95_definition)
+        apart.surface_dice(self.surface_tolerance)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -122,7 +128,8 @@ class Evaluation:
     columns
         Metadata columns the summary is broken down by.
     summary
-        ``structure → which → breakdown ("all", "COLUMN = value") → metric → patients, mean, interval, infinite``.
+        ``structure → which → breakdown ("all", "COLUMN = value") → metric → patients, mean, interval, median,
+        infinite``.
     comparisons
         Paired tests of the mask against each rival: on the same scans, patients as units.
     risk

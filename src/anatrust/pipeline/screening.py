@@ -70,7 +70,7 @@ class ScreeningSection:
         screener = screener_from_arrays(plain["screener"], own)
         description = Description.from_arrays(plain.get("description", {"kind": "descriptors"}), crops, arrays)
         if description.identity != screener.identity:
-            raise FormatError("the screening section measures otherwise than it was fitted: fit the profile again")
+            raise FormatError("screening measured otherwise when it was fitted, or with other packages")
         return cls(screener, crops, plain["modality"], description, dict(plain.get("synthetic") or {}))
 
 
