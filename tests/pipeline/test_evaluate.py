@@ -268,3 +268,16 @@ def test_a_structure_has_one_name_whatever_else_a_scan_holds(tmp_path: Path) -> 
     single = Cohort.read(tmp_path / "cohort.csv")
     assert {s.structure for s in evaluate(single).scans} == {"mask"}
     assert {s.structure for s in evaluate(single, names={2: "tail"}).scans} == {"tail"}
+
+
+def test_yes_and_no_in_two_spellings_are_no_dice_of_zero(tmp_path: Path) -> None:
+    inside = ball((12, 10, 6), 5)
+    write_scan(tmp_path / "s.nii.gz", Scan(np.zeros(GRID.shape, np.float32), GRID))
+    for name, value in (("one", 1), ("full", 255)):
+        write_mask(tmp_path / f"{name}.nii.gz", LabelMap((inside * value).astype(np.uint8), GRID))
+    (tmp_path / "cohort.csv").write_text("id,image,mask,truth\na,s.nii.gz,full.nii.gz,one.nii.gz\n")
+    cohort = Cohort.read(tmp_path / "cohort.csv")
+    with pytest.raises(InputError, match="the truth holds label 1 alone and the other mask label 255 alone"):
+        evaluate(cohort)
+    [whole] = evaluate(cohort, settings=EvaluationSettings(labels="union")).scans
+    assert whole.values["dice"] == 1

@@ -332,7 +332,14 @@ def _unpacked(row: CohortRow, which: str, plain: Mapping[str, Any]) -> ScanMetri
 
 def _structures(truth: LabelMap, prediction: LabelMap, labels: str) -> list[tuple[str, Mask, Mask]]:
     """Name, truth and prediction of every structure; a label that only one of them has counts too."""
-    numbers = sorted({int(v) for m in (truth, prediction) for v in np.unique(m.array) if v})
+    held = [{int(v) for v in np.unique(m.array) if v} for m in (truth, prediction)]
+    if labels == "each" and {255} in held and held[0] != held[1] and all(len(own) == 1 for own in held):
+        # A yes/no mask in two spellings: nobody means the Dice of 0 that this would give.
+        raise InputError(
+            f"the truth holds label {min(held[0])} alone and the other mask label {min(held[1])} alone: write both with"
+            " the same number, or compare them as one union (--labels union)"
+        )
+    numbers = sorted(held[0] | held[1])
     if labels == "union" or not numbers:
         whole = tuple(Mask(np.asarray(m.array != 0), m.grid) for m in (truth, prediction))
         return [("mask" if labels == "union" else _NOTHING, whole[0], whole[1])]
