@@ -17,6 +17,7 @@ from anatrust.pipeline.bank_file import save_bank
 from anatrust.reference.anchors import ReferenceAnchors
 from anatrust.reference.bank import ReferenceBank
 from anatrust.reference.registration_reasoner import RegistrationReasoner
+from anatrust.reference.rehearsal import Rehearsal, RehearsedReasoner
 from anatrust.studies.phantom import phantom_scan
 
 FAST = RegistrationReasoner(RegistrationSettings(voxels=60_000, demons_steps=15, mirrored=False))
@@ -70,3 +71,14 @@ def test_without_a_suitable_reference_every_anchor_is_missing(references: tuple[
     assert "no suitable reference" in liver.reasons[0]
     with pytest.raises(InputError, match="at least one"):
         ReferenceAnchors([])
+
+
+def test_an_organ_of_which_little_is_expected_is_unreliable(references: tuple[Reference, ...]) -> None:
+    target = phantom_scan(3, lesions=0, quick=True)
+    liver = next(n for n, name in target.anatomy.names.items() if name == "liver")
+    for dice_seen, status in ((0.5, "unreliable"), (0.9, "ok")):
+        rehearsal = Rehearsal({liver: ((0.7, dice_seen),) * 3})
+        provider = ReferenceAnchors(references, reasoner=RehearsedReasoner(FAST, rehearsal))
+        (found,) = provider.find(target.scan, ["liver"])
+        assert found.status == status
+        assert any("is to be expected" in reason for reason in found.reasons) == (status == "unreliable")
