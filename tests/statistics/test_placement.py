@@ -383,6 +383,21 @@ def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) 
 # --- contrast to the surroundings ---------------------------------------------------------
 
 
+@given(st.integers(0, 10_000))
+def test_a_tissue_without_a_shape_is_searched_as_if_made_without_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    domain = rng.random((3, 5, 9)) > 0.2
+    gone = np.flatnonzero(domain & (rng.random(domain.shape) > rng.uniform(0.3, 1.0)))
+    if gone.size == 0:
+        return
+    tissue = Tissue.of(domain)
+    cut = tissue.without(Shape.of(gone, tissue.shape))
+    domain.reshape(-1)[gone] = False
+    again = Tissue.of(domain)
+    assert np.array_equal(cut.right, again.right)
+    assert np.array_equal(cut.voxels, again.voxels)
+
+
 def test_slow_trends_do_not_hide_a_small_lesion(rng: np.random.Generator) -> None:
     domain = disc((60, 60), (30, 30), 28)
     image = 0.2 * np.indices(domain.shape)[0] + rng.standard_normal(domain.shape)
@@ -438,7 +453,10 @@ def test_contrasts_equal_the_definition(extent, spacing, rng: np.random.Generato
         assert np.allclose(found, (expected - np.median(expected)) ** 2, atol=1e-9)
     total, count = (np.append(0, np.cumsum(v)) for v in (values, domain))
     shell = surroundings(shape, extent, spacing)
-    search = (total, count, anchors, shape.offsets, shape.lengths, shell, np.array(extent))
+    starts = np.arange(0, domain.size, extent[2])
+    runs = np.stack([starts, starts + 5], axis=1)
+    rows = np.arange(len(runs) + 1)
+    search = (total, count, anchors, shape.offsets, shape.lengths, shell, np.array(extent), runs, rows)
     assert np.allclose(place_contrasts(*search), place_contrasts.py_func(*search))
 
 
@@ -451,8 +469,12 @@ def test_where_the_surroundings_are_hardly_tissue_all_the_rest_stands_for_them(r
     shape = Shape.of(np.flatnonzero(candidate), np.array(extent))
     total, count = (np.append(0, np.cumsum(v)) for v in (values, row))
     shell = surroundings(shape, extent, (1.0, 1.0, 1.0))
-    search = (total, count, np.array([shape.anchor]), shape.offsets, shape.lengths, shell, np.array(extent))
-    expected = values[candidate].mean() - values[row & ~candidate].mean()
+    # The first five voxels of the row are left out.
+    runs, rows = np.array([[600, 605]]), np.searchsorted([600], np.arange(22) * 60)
+    search = (total, count, np.array([shape.anchor]), shape.offsets, shape.lengths, shell, np.array(extent), runs, rows)
+    left = row & ~candidate
+    left[0, 10, :5] = False
+    expected = values[candidate].mean() - values[left].mean()
     assert place_contrasts(*search) == pytest.approx(expected)
     assert place_contrasts.py_func(*search) == pytest.approx(expected)
 

@@ -71,20 +71,6 @@ def surroundings(shape: Shape, extent: Sequence[int], spacing: Sequence[float]) 
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def running_sums(values: FloatArray, inside: npt.NDArray[np.uint8]) -> tuple[FloatArray, IntArray]:
-    """Sums of the values inside, and how many are, before each voxel and, last, in all."""
-    total, count = np.empty(values.size + 1), np.empty(values.size + 1, dtype=np.int64)
-    total[0], count[0] = 0.0, 0
-    amount, held = 0.0, 0
-    for i in range(values.size):
-        if inside[i]:
-            amount += values[i]
-            held += 1
-        total[i + 1], count[i + 1] = amount, held
-    return total, count
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def place_contrasts(
     total: FloatArray,
     count: IntArray,
@@ -93,12 +79,20 @@ def place_contrasts(
     lengths: IntArray,
     shell: IntArray,
     extent: IntArray,
+    gone: IntArray,
+    rows: IntArray,
 ) -> FloatArray:
     """Mean under the shape minus mean of the tissue in the shell around it, at each anchor.
 
-    `total` and `count` are running sums of values and tissue over the flat box, with a leading zero.
+    `total` and `count` are running sums of values and tissue over the flat box, with a leading zero. What is left
+    out of the tissue is taken out of the sums: `gone` are its runs ``(n, 2)``, first and one past the last voxel,
+    ascending, and those of row r begin at ``rows[r]``. No run leaves its row, and none touches a place.
     """
     size = lengths.sum()
+    everything, everywhere = total[-1], count[-1]
+    for k in range(gone.shape[0]):
+        everything -= total[gone[k, 1]] - total[gone[k, 0]]
+        everywhere -= count[gone[k, 1]] - count[gone[k, 0]]
     enough = _ENOUGH * (shell[:, 3] - shell[:, 2] + 1).sum()
     found = np.empty(anchors.size)
     for i in range(anchors.size):
@@ -113,11 +107,17 @@ def place_contrasts(
             a, b = z + shell[run, 0], y + shell[run, 1]
             first, last = max(x + shell[run, 2], 0), min(x + shell[run, 3], extent[2] - 1)
             if a >= 0 and b >= 0 and a < extent[0] and b < extent[1] and first <= last:
-                start, end = (a * extent[1] + b) * extent[2] + first, (a * extent[1] + b) * extent[2] + last + 1
+                row = a * extent[1] + b
+                start, end = row * extent[2] + first, row * extent[2] + last + 1
                 around += total[end] - total[start]
                 held += count[end] - count[start]
+                for k in range(rows[row], rows[row + 1]):
+                    low, high = max(start, gone[k, 0]), min(end, gone[k, 1])
+                    if low < high:
+                        around -= total[high] - total[low]
+                        held -= count[high] - count[low]
         if held == 0 or held < enough:
-            around, held = total[-1] - inside, count[-1] - size
+            around, held = everything - inside, everywhere - size
         found[i] = inside / size - around / held
     return found
 
@@ -139,23 +139,24 @@ def contrast_statistics(whole: TissueField, trials: Sequence[Placed], spacing: S
     list of ndarray
         For each trial ``(places,)``: the squared distance of the contrast from the median over the places. It is the
         MMD² of the linear kernel against the surroundings instead of the whole tissue, so slow trends of the
-        tissue drop out. O(places · runs of shape and shell), and O(voxels of the box) a trial.
+        tissue drop out. O(places · runs of shape and shell) a trial, and once O(voxels of the box).
     """
     values = np.zeros(whole.domain.size)
     values[whole.domain.reshape(-1)] = whole.values[:, 0] - whole.values[:, 0].mean()
-    inside = whole.domain.reshape(-1).view(np.uint8)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    count = np.concatenate([[0], np.cumsum(whole.domain.reshape(-1), dtype=np.int64)])
     extent = np.array(whole.domain.shape, dtype=np.int64)
+    starts = np.arange(extent[0] * extent[1] + 1) * extent[2]
 
     def one(trial: Placed) -> FloatArray:
-        mask, gone = inside, trial.left_out
-        if gone is not None:
-            mask = inside.copy()
-            for start, length in zip((gone.anchor + gone.offsets).tolist(), gone.lengths.tolist(), strict=True):
-                mask[start : start + length] = 0
-        total, count = running_sums(values, mask)
-        shape = trial.shape
+        shape, gone = trial.shape, np.empty((0, 2), dtype=np.int64)
+        if trial.left_out is not None:
+            first = trial.left_out.anchor + trial.left_out.offsets
+            order = np.argsort(first)
+            gone = np.stack([first, first + trial.left_out.lengths], axis=1)[order]
+        rows = np.searchsorted(gone[:, 0], starts)
         shell = surroundings(shape, whole.domain.shape, spacing)
-        found = place_contrasts(total, count, trial.anchors, shape.offsets, shape.lengths, shell, extent)
+        found = place_contrasts(total, count, trial.anchors, shape.offsets, shape.lengths, shell, extent, gone, rows)
         return np.asarray((found - np.median(found)) ** 2)
 
     with ThreadPoolExecutor(_THREADS) as threads:
