@@ -19,6 +19,7 @@ _ALPHAS = (0.0125, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 _NULLS = {"cohort, no gates": "cohort", "iid, as published": "iid"}
 _PAIRS = (
     ("phantom", "pixels"),
+    ("phantom", "pixels, several scales"),
     ("hippocampus", "pixels"),
     ("hippocampus", "unet"),
     ("cardiac", "pixels"),
