@@ -54,10 +54,10 @@ _ORGANS = {
     ("phantom", "spleen"): 0,
 }
 # Lesions per combination of contrast and diameter; phantoms they are planted in; whole scans.
-_REPEATS = {"placement": 24, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 12, "cohort": 12}
+_REPEATS = {"placement": 24, "placement-exceed": 3, "iid": 2, "block": 2, "surrogate-max": 12, "cohort": 24}
 _REPEATS_LOCAL = 2
 _PHANTOMS = 24
-_SCANS = {"surrogate-max": 24, "placement": 16}
+_SCANS = {"surrogate-max": 24, "placement": 16, "cohort": 16}
 _SCANS_OTHERS = 8
 # Lesions and phantoms with smaller numbers were looked at while the tests were made.
 _FRESH = 1000
