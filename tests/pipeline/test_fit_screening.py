@@ -27,7 +27,7 @@ from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
 from anatrust.pipeline.fit_screening import fit_screening
 from anatrust.pipeline.profile import Profile
-from anatrust.pipeline.screening import screen_scan
+from anatrust.pipeline.screening import scan_abnormality, screen_scan
 from anatrust.pipeline.screening_cache import FeatureCache, Refused, row_features
 from anatrust.pipeline.screening_features import Description, make_description
 
@@ -420,3 +420,26 @@ def test_a_profile_that_measures_something_newer_is_refused() -> None:
     assert Description.from_arrays(plain, CropSettings(), arrays).identity == make_description().identity
     with pytest.raises(FormatError, match="newer than this version"):
         Description.from_arrays({**plain, "beside": ["magic"]}, CropSettings(), arrays)
+
+
+@pytest.mark.parametrize(
+    ("measured", "usual_one", "strange_one"),
+    [("mask", 24.765944292325145, 266.41962039758386), ("crops", 329.57097641443295, 1870.197350097522)],
+)
+def test_profiles_from_before_image_quality_was_measured_judge_as_then(
+    folder: Path, tmp_path: Path, measured: str, usual_one: float, strange_one: float
+) -> None:
+    """Written once by `fit_screening` at commit 68cbc05: ``mask``, and ``descriptors+histogram+mask`` of crops."""
+    path = Path(__file__).parent / "data" / f"golden_screening_{measured}.profile"
+    profile = Profile.load(path)
+    assert profile.screening is not None
+    profile.save(tmp_path / "again.profile")
+    again = Profile.load(tmp_path / "again.profile").screening
+    assert again is not None
+    for number, expected in ((30, usual_one), (50, strange_one)):
+        scan = read_scan(folder / f"{number}-scan.nii.gz")
+        labels = read_mask(folder / f"{number}-mask.nii.gz", reference=scan.grid)
+        for section in (profile.screening, again):
+            assert scan_abnormality(section, scan, labels) == pytest.approx(expected, rel=1e-6)
+    assert verdict_of(profile, folder, 30) == "usual"
+    assert verdict_of(profile, folder, 50) == "strange"

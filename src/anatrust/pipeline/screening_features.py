@@ -68,12 +68,15 @@ class Description:
         ``"mask"`` (both under the rule ``"auto"``), where a network's averages hardly see a small bright place;
         ``"quality"`` of the whole frame as an image; ``"certainty"``, the segmenter's entropy over the mask, for which
         scans need probabilities.
+    revision
+        2, or 1 in profiles from before image quality was measured: their features are the same under other names.
     """
 
     kind: Kind
     crops: CropSettings
     encoder: LoadedEncoder | None = None
     beside: tuple[Beside, ...] = ()
+    revision: Literal[1, 2] = 2
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind) or (self.kind == "encoder") != (self.encoder is not None):
@@ -127,7 +130,10 @@ class Description:
     @property
     def identity(self) -> str:
         """Exact description: equal strings give equal features."""
-        return " + ".join(text for text, _ in self._parts.values())
+        parts = [text for text, _ in self._parts.values()]
+        if self.revision == 1 and self.of_mask:
+            parts[0] += f" of crops {json.dumps(self.crops.to_json(), sort_keys=True)}"
+        return " + ".join(parts)
 
     def of(
         self, scan: Scan, labels: LabelMap, probabilities: ProbabilityMap | None = None
@@ -148,13 +154,16 @@ class Description:
             found[part] = own
         rows = max(len(own.values) for own in found.values())
         values = np.concatenate([np.broadcast_to(f.values, (rows, f.values.shape[1])) for f in found.values()], axis=1)
-        named = [(f"{part}: {name}", width) for part, own in found.items() for name, width in own.levels]
-        levels = tuple(named) if len(found) > 1 else found[self.kind].levels
-        return ScanFeatures(seen.name, values, levels, self.identity)
+        alike = len(found) == 1 or self.revision == 1
+        levels = [
+            (name if alike else f"{part}: {name}", width) for part, own in found.items() for name, width in own.levels
+        ]
+        return ScanFeatures(seen.name, values, tuple(levels), self.identity)
 
     def to_arrays(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values and plain arrays for a profile."""
-        plain = {"kind": self.kind, "beside": list(self.beside)}
+        plain: dict[str, Any] = {"kind": self.kind}
+        plain |= {"beside": list(self.beside)} if self.revision == 2 else dict.fromkeys(self.beside, True)
         if self.encoder is None:
             return plain, {}
         from anatrust.models.stage_encoders import encoder_to_arrays
@@ -173,15 +182,16 @@ class Description:
         FormatError
             If the network is damaged or of a newer kind.
         """
-        beside = tuple(plain.get("beside", ()))
+        revision: Literal[1, 2] = 2 if "beside" in plain else 1
+        beside = tuple(plain["beside"]) if revision == 2 else tuple(name for name in get_args(Beside) if name in plain)
         if not set(beside) <= set(get_args(Beside)):
             raise FormatError(f"the profile measures {beside}, which is newer than this version: fit again")
         if plain["kind"] != "encoder":
-            return cls(plain["kind"], crops, beside=beside)
+            return cls(plain["kind"], crops, None, beside, revision)
         from anatrust.models.stage_encoders import encoder_from_arrays
 
         own = {n.removeprefix("encoder."): value for n, value in arrays.items() if n.startswith("encoder.")}
-        return cls("encoder", crops, encoder_from_arrays(plain["encoder"], own), beside)
+        return cls("encoder", crops, encoder_from_arrays(plain["encoder"], own), beside, revision)
 
 
 @dataclass(frozen=True, eq=False)
