@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import skops.io
@@ -123,3 +125,19 @@ def test_without_an_organ_it_looks_everywhere(model):
     empty = Mask(np.zeros(other.scan.grid.shape, bool), other.scan.grid)
     nothing = PixelTarget(model).segment(other.scan, Prompt("x", organ=empty), Region.whole(other.scan.grid.shape))
     assert not nothing.array.any()
+
+
+def test_a_classifier_of_the_first_schema_proposes_what_it_did(tmp_path):
+    """Written once, with version 0.1.0, by training on this image: 6 trees of 4 leaves on local descriptors."""
+    old = PixelClassifier.load(Path(__file__).parent / "data" / "golden_v1.skops")
+    assert (old.recipe.features, old.recipe.least, old.ndim) == ("local", 20, (2, 3))
+    truth = np.zeros((40, 40), dtype=bool)
+    truth[10:20, 10:20] = True
+    image = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32) + 4 * truth
+    found = old.probabilities(Scan(image, Grid((40, 40), np.eye(4))), Region.whole((40, 40)))
+    assert found[15, 15] == pytest.approx(0.9758670926, rel=1e-6)
+    assert float(found.sum()) == pytest.approx(112.5557, rel=1e-6)
+    old.save(tmp_path / "again.skops")
+    again = PixelClassifier.load(tmp_path / "again.skops")
+    assert again.recipe == old.recipe
+    assert again.digest == old.digest

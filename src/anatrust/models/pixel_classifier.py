@@ -31,6 +31,8 @@ TRUSTED_TYPES = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredict
 
 _FORMAT = "anatrust-pixel-classifier"
 _SCHEMA = 2
+# What recipes of schema 1 had no word for.
+_FIRST: Mapping[str, Any] = {"least": 20, "shrinkage": 0.0, "share": 1.0, "features": "local"}
 _DESCRIPTORS: Mapping[str, PixelDescriptors | LocalDescriptors] = {
     "scales": PixelDescriptors(),
     "local": LocalDescriptors(),
@@ -233,11 +235,11 @@ def _checked(document: Any, name: str) -> tuple[Any, PixelRecipe]:
     if not isinstance(document, Mapping) or document.get("format") != _FORMAT:
         raise FormatError(f"{name} is no pixel classifier: give a file written by 'anatrust teach'")
     known = {descriptors.identity for descriptors in _DESCRIPTORS.values()}
-    if document.get("schema") != _SCHEMA or document.get("descriptors") not in known:
+    if document.get("schema") not in (1, _SCHEMA) or document.get("descriptors") not in known:
         raise FormatError(f"{name} was trained by another version of anatrust, on other features: train it again")
     model: Any = document.get("model")
     try:
-        recipe = PixelRecipe(**document["recipe"])
+        recipe = PixelRecipe(**(_FIRST if document["schema"] == 1 else {}), **document["recipe"])
         width = model.n_features_in_
         sound = type(model) is HistGradientBoostingClassifier and width in (_width(recipe, 2), _width(recipe, 3))
         sound = sound and document["descriptors"] == _DESCRIPTORS[recipe.features].identity
