@@ -29,7 +29,9 @@ def change(kind: str, strength: float, shape: tuple[int, ...] = (24, 28, 20), se
 @pytest.mark.parametrize("kind", [k for k in SHIFTS if k != "flip"])
 @pytest.mark.parametrize("shape", [(24, 28, 20), (30, 26)])
 def test_strength_zero_changes_nothing_and_more_changes_more(kind: str, shape: tuple[int, ...]) -> None:
-    small, large = {"thick": (3.0, 9.0), "lesion": (3.0, 9.0), "blur": (0.7, 3.0)}.get(kind, (0.1, 0.7))
+    small, large = {"thick": (3.0, 9.0), "blur": (0.7, 3.0)}.get(kind, (0.1, 0.7))
+    if kind.startswith("lesion"):
+        small, large = 3.0, 9.0
     assert change(kind, 0.0, shape) == 0
     assert 0 < change(kind, small, shape) < change(kind, large, shape)
 
@@ -80,6 +82,20 @@ def test_flips_take_the_marks_along_and_lesions_lie_at_them() -> None:
     assert same is labels
     empty = LabelMap(np.zeros_like(labels.array), labels.grid)
     np.testing.assert_allclose(shifted(scan, empty, "lesion", 8.0)[0].array, scan.array, rtol=1e-5)
+
+
+def test_lesions_like_their_surroundings_stay_within_their_grey_values() -> None:
+    scan, labels = patient()
+    ramp = Scan((50 + 3.0 * np.indices(scan.array.shape)[0]).astype(np.float32), scan.grid)
+    changed = {kind: shifted(ramp, labels, kind, 8.0)[0].array for kind in ("lesion", "lesion-grey", "lesion-dark")}
+    low, high = float(ramp.array.min()), float(ramp.array.max())
+    assert changed["lesion"].max() > high + 0.05 * (high - low)
+    for kind, sign in (("lesion-grey", 1), ("lesion-dark", -1)):
+        moved = np.abs(changed[kind] - ramp.array) > 0.3 * (high - low) * 0.3
+        core = changed[kind][moved]
+        assert low - 0.2 * (high - low) < core.mean() < high
+        # The bright one raises the dark side of the ramp, the dark one lowers the bright side.
+        assert sign * (changed[kind] - ramp.array)[moved].mean() > 0
 
 
 def test_what_is_impossible_is_refused() -> None:

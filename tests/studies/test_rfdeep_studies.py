@@ -14,7 +14,7 @@ from anatrust.metrics import auroc
 from anatrust.ood.splits import ScanKey
 from anatrust.ood.synthetic import SHIFTS
 from anatrust.studies.rfdeep_methods import METHODS, Placements, resplit, scores, settle
-from anatrust.studies.rfdeep_scans import FAR, LOGITS, STRENGTHS, Unit
+from anatrust.studies.rfdeep_scans import FAR, LESIONS, LOGITS, STRENGTHS, Unit, strength_of
 from anatrust.studies.study import load_study, run_study
 
 QUICK = (
@@ -60,8 +60,13 @@ def test_the_quick_form_runs_and_makes_its_tables(name: str, shared_data: Path, 
 
 
 def test_the_strengths_are_a_table_of_known_shifts() -> None:
-    assert set(STRENGTHS) <= set(SHIFTS)
-    assert all(list(levels) == sorted(set(levels)) and len(levels) == 4 for levels in STRENGTHS.values())
+    tables = {**STRENGTHS, **LESIONS}
+    assert set(tables) <= set(SHIFTS)
+    assert not set(STRENGTHS) & set(LESIONS)
+    assert all(list(levels) == sorted(set(levels)) and len(levels) == 4 for levels in tables.values())
+    assert strength_of("noise 2") == 0.05
+    assert strength_of("lesion-dark 1") == 7.0
+    assert strength_of("usual") is strength_of("far CT") is None
 
 
 def fake(rng: np.random.Generator) -> dict[ScanKey, Unit]:

@@ -25,7 +25,8 @@ class Explanation:
     ----------
     levels
         ``(name, drop)``: by how much the abnormality falls when that level's features are set to
-        the mean of the usual scans, largest first. Levels that say the same hide each other.
+        the mean of the usual scans, largest first; a whole part's where kinds of features stand side
+        by side. Levels that say the same hide each other.
     crops
         Abnormality of each crop alone, in the order of drawing.
     nearest
@@ -46,6 +47,10 @@ class Explanation:
 
 
 def _slices(levels: Sequence[tuple[str, int]]) -> list[tuple[str, slice]]:
+    """Columns of each level; of each part (before ``": "``) where several stand side by side."""
+    parts = list(dict.fromkeys(name.partition(": ")[0] for name, _ in levels if ": " in name))
+    if len(parts) > 1:
+        levels = [(part, sum(w for name, w in levels if name.startswith(f"{part}: "))) for part in parts]
     ends = np.cumsum([width for _, width in levels]).tolist()
     return [(name, slice(end - width, end)) for (name, width), end in zip(levels, ends, strict=True)]
 
@@ -78,7 +83,7 @@ def explain(screener: Screener, scan: ScanFeatures, *, neighbours: int = 3) -> E
     crops = [ScanFeatures(scan.identifier, row[None], scan.levels, scan.identity) for row in scan.values]
     scores = screener.abnormality([*variants, *crops])
     whole, masked, alone = scores[0], scores[1 : len(variants)], scores[len(variants) :]
-    drops = [(name, float(whole - score)) for (name, _), score in zip(scan.levels, masked, strict=True)]
+    drops = [(name, float(whole - score)) for (name, _), score in zip(_slices(scan.levels), masked, strict=True)]
     scale = screener.fit_means.std(axis=0)
     apart = (screener.fit_means - scan.values.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
     distance = np.sqrt((apart**2).mean(axis=1))
