@@ -34,7 +34,7 @@ NEEDS = (
     "anatrust.models.stage_features",
 )
 _LEVELS = (1, 2, 3, 4)
-_VALIDITY = {"Mahalanobis, deep": 5000, "forest, deep": 1000}  # re-splits
+_VALIDITY = ("Mahalanobis, deep", "forest, deep")
 _RATES = (0.05, 0.1, 0.2)
 
 
@@ -83,13 +83,12 @@ def _cells(context: Context) -> list[Cell]:
             parameters = {"set": name, "method": method.name, "resplits": 2 if context.quick else 100}
             cells.append(Cell(f"resplits/{name}/{method.name}", parameters, files=files, needs=NEEDS))
         if name == "hippocampus":
-            for text, full in list(_VALIDITY.items())[: 1 if context.quick else None]:
-                parameters = {"set": name, "method": text, "resplits": 20 if context.quick else full}
+            for text in _VALIDITY[: 1 if context.quick else None]:
+                parameters = {"set": name, "method": text, "resplits": 20 if context.quick else 1000}
                 cells.append(Cell(f"validity/{name}/{text}", parameters, files=files, needs=NEEDS))
-            first = next(iter(_VALIDITY))
-            parameters = {"set": name, "method": first, "resplits": 10 if context.quick else 300}
+            parameters = {"set": name, "method": _VALIDITY[0], "resplits": 10 if context.quick else 300}
             needs = (*NEEDS, "anatrust.ood.cross", "anatrust.ood.screen")
-            cells.append(Cell(f"cross/{name}/{first}", parameters, files=files, needs=needs))
+            cells.append(Cell(f"cross/{name}/{_VALIDITY[0]}", parameters, files=files, needs=needs))
     return cells
 
 
