@@ -51,7 +51,7 @@ def _cells(context: Context) -> list[Cell]:
     pairs += [(m, "usual-only") for m in _ALONE]
     if context.quick:
         pairs = [pairs[0], pairs[7], *pairs[12:14]]
-    count = 2 if context.quick else 20
+    count = 2 if context.quick else 10
     return [
         Cell(f"{regime}/{m}", {"method": m, "regime": regime, "resplits": count}, files=files, needs=needs)
         for m, regime in pairs

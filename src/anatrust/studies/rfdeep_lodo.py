@@ -36,7 +36,7 @@ def _cells(context: Context) -> list[Cell]:
     cells = []
     for method in _METHODS[: 2 if context.quick else None]:
         for regime in _REGIMES if METHODS[method].exposed else ("usual-only",):
-            parameters = {"method": method, "regime": regime, "resplits": 2 if context.quick else 20}
+            parameters = {"method": method, "regime": regime, "resplits": 2 if context.quick else 10}
             needs = (*NEEDS, "anatrust.studies.rfdeep_lodo")
             cells.append(Cell(f"{method}/{regime}", parameters, files=files, needs=needs))
     return cells

@@ -48,7 +48,7 @@ def _cells(context: Context) -> list[Cell]:
     needs = (*NEEDS, "anatrust.studies.rfdeep_scores", "anatrust.studies.rfdeep_lodo", "anatrust.ood.combination")
     return [
         Cell("cost", {}, files=files, needs=needs),
-        *(Cell(f"run {n}", {"run": n}, files=files, needs=needs) for n in range(2 if context.quick else 20)),
+        *(Cell(f"run {n}", {"run": n}, files=files, needs=needs) for n in range(2 if context.quick else 10)),
     ]
 
 
