@@ -18,7 +18,6 @@ from anatrust.ood.features import (
     HistogramFeatures,
     ScanFeatures,
     describe,
-    joined,
 )
 
 
@@ -59,17 +58,13 @@ def test_descriptors_are_pooled(crops: Crops) -> None:
     np.testing.assert_allclose(row[1::2], maps.std(axis=axes), atol=1e-5)
 
 
-def test_join_and_store(crops: Crops) -> None:
-    both = joined([describe(crops, HistogramFeatures(bins=4)), describe(crops, DescriptorFeatures())])
-    assert both.values.shape == (3, 18)
-    assert both.levels[0] == ("histogram", 4)
-    again = ScanFeatures.from_arrays(both.to_arrays())
-    np.testing.assert_array_equal(again.values, both.values)
-    assert (again.levels, again.identity, again.identifier) == (both.levels, both.identity, "a")
-    with pytest.raises(InputError, match="same crops"):
-        joined([both, both.first(1)])
-    with pytest.raises(InputError, match="no features"):
-        joined([])
+def test_features_are_stored_with_their_description(crops: Crops) -> None:
+    found = describe(crops, HistogramFeatures(bins=4))
+    assert found.values.shape == (3, 4)
+    assert found.levels == (("histogram", 4),)
+    again = ScanFeatures.from_arrays(found.to_arrays())
+    np.testing.assert_array_equal(again.values, found.values)
+    assert (again.levels, again.identity, again.identifier) == (found.levels, found.identity, "a")
 
 
 @pytest.mark.parametrize("damage", ["missing", "foreign", "newer", "text", "shape"])

@@ -13,7 +13,6 @@ from anatrust.ood.features import (
     HistogramFeatures,
     ScanFeatures,
     describe,
-    joined,
 )
 from anatrust.ood.logit_scores import crop_boxes, logit_map, pooled_score, roi_scores
 from anatrust.ood.mask_features import MaskFeatures
@@ -59,7 +58,6 @@ __all__ = [
     "fit_cross_screener",
     "fit_screener",
     "harmonised",
-    "joined",
     "kernel_group",
     "logit_map",
     "make_detector",

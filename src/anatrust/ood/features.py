@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +23,6 @@ __all__ = [
     "Levels",
     "ScanFeatures",
     "describe",
-    "joined",
 ]
 
 Levels = tuple[tuple[str, int], ...]
@@ -148,26 +147,6 @@ def describe(crops: Crops, extractor: FeatureExtractor) -> ScanFeatures:
     values = extractor.extract(crops.images, crops.grids[0].spacing)
     drawn = json.dumps(crops.settings.to_json(), sort_keys=True)
     return ScanFeatures(crops.identifier, values, extractor.levels, f"{extractor.identity} of crops {drawn}")
-
-
-def joined(parts: Sequence[ScanFeatures]) -> ScanFeatures:
-    """Features of one scan side by side, for instance histogram and encoder.
-
-    Raises
-    ------
-    InputError
-        If the parts are of different scans or have different numbers of crops.
-    """
-    if not parts:
-        raise InputError("there are no features to join")
-    if len({(part.identifier, len(part.values)) for part in parts}) > 1:
-        raise InputError("features to join must be of the same crops of one scan")
-    return ScanFeatures(
-        parts[0].identifier,
-        np.concatenate([part.values for part in parts], axis=1),
-        tuple(level for part in parts for level in part.levels),
-        " + ".join(part.identity for part in parts),
-    )
 
 
 @dataclass(frozen=True)
