@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from anatrust import rejection
 from anatrust.errors import GeometryError, InputError
@@ -517,3 +518,19 @@ def test_surrogates_with_classes_and_vectors(phantom_2d):
     assert all(c.q_value == pytest.approx(min(1.0, len(result.candidates) * c.p_value)) for c in tested)
     local = RejectionSettings(features="local", n_surrogates=19, placement_beside=False)
     assert all(c.reason for c in reject(scan, labels, anatomy=anatomy, settings=local).candidates)
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (56, 48, 40)])
+def test_more_contrast_is_never_less_evidence(shape):
+    """A large lesion of 8 to 1 000 standard deviations in a scan without organs and without Hounsfield units."""
+    rng = np.random.default_rng(1)
+    texture = gaussian_filter(rng.normal(size=shape), 1.5)
+    places = np.indices(shape)
+    lesion = sum((axis - 0.4 * n) ** 2 for axis, n in zip(places, shape, strict=True)) <= 10**2
+    grid = Grid(shape, np.eye(4))
+    labels = LabelMap(lesion.astype(np.uint8), grid, {1: "lesion"})
+    settings = RejectionSettings(null="surrogate-max", placement_beside=False)
+    for contrast in (8, 64, 1000):
+        image = 10 + texture / texture.std() + contrast * gaussian_filter(lesion.astype(float), 1.0)
+        [candidate] = reject(Scan(image.astype(np.float32), grid, "PET"), labels, settings=settings).candidates
+        assert candidate.decision == "kept", contrast

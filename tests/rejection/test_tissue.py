@@ -140,6 +140,27 @@ def test_body_without_hounsfield_units(modality):
     assert 0 < air_threshold(scan) < 10
 
 
+@pytest.mark.parametrize("bright", [20.0, 200.0, 5000.0])
+@pytest.mark.parametrize("blur", [0.0, 2.0])
+def test_a_bright_candidate_does_not_make_air_of_the_body(bright, blur):
+    """5 % of the way to a hot tumour lies above all tissue: without the tumour it does not."""
+    rng = np.random.default_rng(0)
+    image = 0.02 * rng.random((96, 96))
+    image[8:88, 8:88] += 1 + 0.2 * rng.random((80, 80))
+    tumour = np.zeros(image.shape, dtype=bool)
+    tumour[30:50, 40:60] = True
+    image += bright * (ndimage.gaussian_filter(tumour.astype(float), blur) if blur else tumour)
+    scan = Scan(image.astype(np.float32), Grid(image.shape, np.eye(4)), "PET")
+    body = body_mask(scan, tumour)
+    # Found on every third voxel.
+    assert body[10:86, 10:86].all()
+    assert not body[:6].any()
+    assert not body[91:].any()
+    # Where candidates are much of the image what is left may be air alone.
+    whole = image > 0.5
+    assert air_threshold(scan, whole) == air_threshold(scan)
+
+
 def test_body_of_photos_and_constant_images():
     photo = Scan(np.zeros((9, 9), np.uint8), Grid.without_spacing((9, 9)), "photo")
     assert body_mask(photo).all()

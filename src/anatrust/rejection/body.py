@@ -16,13 +16,17 @@ _AIR_SHARE = 0.05
 # The body is found on a grid of about this many mm: it has no finer detail that matters here.
 _COARSE_MM = 3.0
 _COARSE_PIXELS = 512
+# Grey values near candidates, blurred as they are, do not tell what is air; unless that is much of the image.
+_NEAR = 2  # voxels of the coarse grid
+_MUCH = 0.2
 
 
-def air_threshold(scan: Scan) -> float:
+def air_threshold(scan: Scan, candidates: npt.NDArray[np.bool_] | None = None) -> float:
     """Grey value up to which a voxel counts as air.
 
     CT in HU: -500. MR, PET, ultrasound and unknown modalities: 5 % of the way from the 0.5th to
-    the 99th percentile. Photographs have no air: minus infinity.
+    the 99th percentile of the voxels beside the candidates (a tumour a hundred times as bright as tissue
+    would make air of it), unless these fill a fifth of the image. Photographs have no air: minus infinity.
 
     Examples
     --------
@@ -35,7 +39,14 @@ def air_threshold(scan: Scan) -> float:
         return -np.inf
     if scan.units == "HU":
         return _AIR_HU
-    low, high = np.percentile(scan.array[_strides(scan)], (0.5, 99.0))
+    from scipy import ndimage
+
+    values = scan.array[_strides(scan)]
+    if candidates is not None:
+        beside = ~ndimage.binary_dilation(candidates[_strides(scan)], iterations=_NEAR)
+        if beside.mean() >= 1 - _MUCH:
+            values = values[beside]
+    low, high = np.percentile(values, (0.5, 99.0))
     return float(low + _AIR_SHARE * (high - low))
 
 
@@ -47,8 +58,8 @@ def _strides(scan: Scan) -> tuple[slice, ...]:
     return tuple(slice(None, None, step) for step in steps)
 
 
-def body_mask(scan: Scan) -> npt.NDArray[np.bool_]:
-    """The body in a scan, holes filled.
+def body_mask(scan: Scan, candidates: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
+    """The body in a scan, holes filled; grey values of candidates are left out of the threshold.
 
     Voxels above :func:`air_threshold`, then everything they enclose within each slice along the
     last axis (lungs, bowel gas, dark fluid). The scan must be in canonical orientation, so that
@@ -63,7 +74,7 @@ def body_mask(scan: Scan) -> npt.NDArray[np.bool_]:
     from scipy import ndimage
 
     steps = _strides(scan)
-    coarse = scan.array[steps] > air_threshold(scan)
+    coarse = scan.array[steps] > air_threshold(scan, candidates)
     slices = coarse[..., None] if coarse.ndim == 2 else coarse
     filled = np.stack([ndimage.binary_fill_holes(slices[..., k]) for k in range(slices.shape[-1])], axis=-1)
     if not filled.any():

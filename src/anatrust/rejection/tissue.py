@@ -292,7 +292,8 @@ def _around(
     One tissue is one family of tests: with a shell for each, every further candidate would cost
     all others a share of the level, and each would be compared with less.
     """
-    grid, body = components.grid, body_mask(scan)
+    grid = components.grid
+    body = body_mask(scan, components.union(tuple(range(len(components.candidates)))))
     reaches = []
     for position in positions:
         size = components.candidates[position].voxels * grid.voxel_volume

@@ -36,7 +36,6 @@ NEEDS = (
 _LEVELS = (1, 2, 3, 4)
 _VALIDITY = ("Mahalanobis, deep", "forest, deep")
 _RATES = (0.05, 0.1, 0.2)
-_SLOW = ("forest", "mlp", "isolation")  # on hearts, whose re-splits hardly differ in patients, 20 of them suffice
 
 
 def all_datasets(*, quick: bool) -> tuple[str, ...]:
@@ -81,8 +80,7 @@ def _cells(context: Context) -> list[Cell]:
             cells.append(Cell(f"scans/{name}/{dataset}", parameters, files=files, needs=NEEDS))
         wanted = [m for m in METHODS.values() if not context.quick or m.name in _QUICK]
         for method in wanted:
-            full = 100 if name == "hippocampus" or method.detector not in _SLOW else 20
-            parameters = {"set": name, "method": method.name, "resplits": 2 if context.quick else full}
+            parameters = {"set": name, "method": method.name, "resplits": 2 if context.quick else 100}
             cells.append(Cell(f"resplits/{name}/{method.name}", parameters, files=files, needs=NEEDS))
         if name == "hippocampus":
             for text in _VALIDITY[: 1 if context.quick else None]:
