@@ -344,6 +344,9 @@ def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) 
     candidate = np.zeros_like(domain)
     candidate[1:3, 2:4, 3:6] = True
     outline = Shape.of(np.flatnonzero(candidate), tissue.shape)
+    gone = (right, outline.anchor, outline.offsets, outline.lengths, 9)
+    without = places.run_lengths((domain & ~candidate).reshape(-1).view(np.uint8), 9)
+    assert places.cut_runs(*gone).tolist() == places.cut_runs.py_func(*gone).tolist() == without.tolist()
     search = (tissue.voxels, right, outline.offsets, outline.lengths, outline.low, outline.high, tissue.shape)
     for limit in (1, 500):
         assert places.admissible(*search, limit).tolist() == places.admissible.py_func(*search, limit).tolist()
