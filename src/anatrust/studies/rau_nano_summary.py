@@ -14,7 +14,7 @@ from anatrust.studies.tables import markdown_table
 
 __all__ = ["SEEDS", "accuracy_by_patient", "draw_figures", "make_tables", "summarise"]
 
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 """Of the contrast of GRPO with supervised training that goes on; all start from one supervised model."""
 
 _KINDS = ("seen, names", "seen, numbers", "unseen, names", "unseen, numbers")
