@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from anatrust.studies.lesions import LesionSpec
 from anatrust.studies.r2seg_anchors import wrong_anchor
 from anatrust.studies.r2seg_cases import WORLDS, R2Case, cases, disguised
 from anatrust.studies.r2seg_judge import JUDGES, Outcome, judge, outcome, tissue_of
-from anatrust.studies.r2seg_numbers import COLUMNS, numbers
+from anatrust.studies.r2seg_numbers import COLUMNS, by_size, matched, numbers
 from anatrust.studies.r2seg_planner import _misspelled, _words
 from anatrust.studies.r2seg_questions import contaminated
 from anatrust.studies.r2seg_rivals import adapted, adapter_share, base, organ_dice
@@ -90,6 +91,36 @@ def test_numbers_are_shares_of_patients_and_lesions() -> None:
     many = numbers([one(str(k), k % 2 == 0, k % 4 < 2, k % 8 == 0) for k in range(20)], seed=0)
     low, high = many["specificity"]["interval"]
     assert low <= many["specificity"]["value"] <= high
+
+
+def test_at_the_same_specificity_as_another_way_the_level_moves_and_the_lesions_are_counted_again() -> None:
+    def scan(k: int, *, lesion: float | None, false: float, found: bool, kept: bool) -> Outcome:
+        lesions = () if lesion is None else ((12.0, 2.0, found, lesion),)
+        ill = lesion is not None
+        return Outcome(str(k), ill, kept, lesions, 0, 0, 0, (1, 1, 4, 3), 8.0, 0.5, (5, 1, 2, 92), (false,))
+
+    # Ours at 0.1: two of four lesions, all four healthy patients empty. Theirs: three of four, and two of four.
+    p = [0.05, 0.08, 0.2, 1.0]
+    false = [0.15, 0.3, 0.4, 0.6]
+    ours = [scan(k, lesion=v, false=1.0, found=v <= 0.1, kept=v <= 0.1) for k, v in enumerate(p)]
+    ours += [scan(4 + k, lesion=None, false=v, found=False, kept=False) for k, v in enumerate(false)]
+    theirs = [scan(k, lesion=0.01, false=1.0, found=k != 2, kept=True) for k in range(4)]
+    theirs += [scan(4 + k, lesion=None, false=0.01, found=False, kept=k < 2) for k in range(4)]
+    found = matched(ours, theirs, seed=0)
+    assert found is not None
+    assert (found["below"], found["specificity"]) == (0.4, 0.5)
+    assert (found["ours"], found["theirs"]) == (0.75, 0.75), "0.2 is below 0.4; what a gate refused (p = 1) is not"
+    low, high = found["difference"]["interval"]
+    assert low <= found["difference"]["value"] == 0 <= high
+    strict = matched(ours, [replace(o, kept_any=o.ill) for o in theirs], seed=0)
+    assert strict is not None
+    assert (strict["below"], strict["specificity"], strict["ours"]) == (0.15, 1.0, 0.5)
+    assert matched(ours[4:], theirs[4:], seed=0) is None
+
+
+def test_lesions_are_counted_by_class_of_size() -> None:
+    found = by_size([one("a", True, True, True), one("b", True, False), one("c", False, False)])
+    assert found == {"< 10 mm": [0, 2], "10–16 mm": [1, 2], "≥ 16 mm": [0, 0]}
 
 
 def test_a_patient_with_several_scans_is_healthy_once() -> None:

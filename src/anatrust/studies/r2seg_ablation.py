@@ -15,7 +15,14 @@ from anatrust.studies.tissues import source_files
 __all__ = ["AXIS_JUDGES", "JUDGES_OF_ABLATION", "STUDY"]
 
 _LEVELS = {"gates + cohort": 0.10, "gates + cohort, level 0.05": 0.05}
-JUDGES_OF_ABLATION = ("segmenter alone", "gates alone", *_LEVELS, "cohort, no gates", "iid, as published")
+JUDGES_OF_ABLATION = (
+    "segmenter alone",
+    "gates alone",
+    *_LEVELS,
+    "gates + cohort, trimmed",
+    "cohort, no gates",
+    "iid, as published",
+)
 """The ways to judge of the main cells."""
 _MAIN = (
     ("phantom", "pixels", "regions"),
@@ -28,6 +35,8 @@ _MAIN = (
 _AXES = ("full frame", "mean fusion", "1 view", "with full frame", "Γ = 0.5, 1, 2")
 AXIS_JUDGES = ("segmenter alone", "gates + cohort")
 """The ways to judge along the axes of proposing."""
+# Beside the judges of a cell: the cohort null at the level at which it spares as many as the published test.
+_MATCHED = "matched"
 _SHOWN = (
     "clear lesions",
     "lesions",
@@ -63,7 +72,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     p = cell.parameters
     limit = 24 if cell.key.endswith("surrogate") else None
     found = evaluate(p["world"], p["segmenter"], p["variant"], tuple(p["judges"]), context, limit=limit)
-    return dict(found["judges"])
+    return {**found["judges"], _MATCHED: found.get("matched")}
 
 
 def _value(numbers: Mapping[str, Any], name: str) -> float | None:
@@ -109,8 +118,10 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     made: dict[str, str] = {}
     axes: list[list[str]] = []
     main: list[list[str]] = []
-    for key, judges in result["cells"].items():
-        for name, numbers in judges.items():
+    for key, found in result["cells"].items():
+        for name, numbers in found.items():
+            if name == _MATCHED:
+                continue
             line = [f"{key.replace('/', ', ')}: {name}", *row(numbers, _SHOWN)]
             axis = key.split("/")[2]
             (axes if key.startswith("hippocampus/unet/") and axis in _AXES else main).append(line)
@@ -143,7 +154,25 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         "better in both",
     ]
     made["targets"] = markdown_table(header, rows)
+    levelled = [
+        [
+            key.replace("/", ", "),
+            *(f"{same[name]:.2f}" for name in ("specificity", "theirs", "ours")),
+            _gain(same["difference"]),
+            f"{same['below']:.3f}",
+        ]
+        for key, found in result["cells"].items()
+        if (same := found.get(_MATCHED)) is not None
+    ]
+    if levelled:
+        header = ["cell", "specificity of both", "iid: clear lesions", "cohort: clear lesions", "gain", "kept if p <"]
+        made["matched"] = markdown_table(header, levelled)
     return made
+
+
+def _gain(difference: Mapping[str, Any]) -> str:
+    low, high = difference.get("interval", (None, None))
+    return f"{difference['value']:+.2f}" + ("" if low is None else f" ({low:+.2f} to {high:+.2f})")
 
 
 STUDY = Study(

@@ -28,6 +28,7 @@ __all__ = ["STUDY", "wrong_anchor"]
 Bools = npt.NDArray[np.bool_]
 
 _WORLD = "phantom"
+_SEGMENTER = "pixels, several scales"
 _SHOWN = ("clear lesions", "lesions", "specificity", "slice specificity", "area", "dice", "false a scan")
 _ANCHORS = (
     "true organ",
@@ -111,7 +112,7 @@ def _cells(context: Context) -> list[Cell]:
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     how = cell.parameters["how"]
-    model = segmenter("pixels", _WORLD, context)
+    model = segmenter(_SEGMENTER, _WORLD, context)
     judges = {name: JUDGES[name] for name in ("segmenter alone", "gates + cohort")}
     nulls = _profile(context)
     limit = 4 if context.quick else 24
@@ -128,7 +129,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
 def _profile(context: Context) -> dict[str, CohortNull]:
     """The null as a profile has it: fitted once, behind true organs."""
     judges = {"gates + cohort": JUDGES["gates + cohort"]}
-    model = segmenter("pixels", _WORLD, context)
+    model = segmenter(_SEGMENTER, _WORLD, context)
     return nulls_of(_WORLD, model, "regions", judges, context, anchoring=true_anchor(_WORLD))
 
 
@@ -145,7 +146,7 @@ def _anchor_dice(anchoring: Anchoring, context: Context, limit: int) -> float:
 
 def _equals_baseline(context: Context) -> bool:
     """Whether the full frame as anchor proposes, voxel by voxel, what the plain segmenter does."""
-    model = segmenter("pixels", _WORLD, context)
+    model = segmenter(_SEGMENTER, _WORLD, context)
     plan = RulesPlanner().plan(WORLDS[_WORLD].target, "unknown")
     same: Callable[[R2Case], bool] = lambda case: bool(  # noqa: E731
         np.array_equal(

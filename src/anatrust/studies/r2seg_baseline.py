@@ -18,6 +18,8 @@ __all__ = ["STUDY"]
 _CELLS: tuple[tuple[str, str, str, int | None, tuple[str, ...]], ...] = (
     ("phantom", "pixels", "regions", None, JUDGES_OF_ABLATION),
     ("phantom", "pixels", "full frame", 40, ("segmenter alone",)),
+    ("phantom", "pixels, several scales", "regions", None, JUDGES_OF_ABLATION),
+    ("phantom", "pixels, several scales", "full frame", 40, ("segmenter alone",)),
     ("phantom", "threshold", "regions", 40, ("segmenter alone",)),
     ("phantom", "threshold", "full frame", 40, ("segmenter alone",)),
     ("hippocampus", "pixels", "regions", None, JUDGES_OF_ABLATION),

@@ -21,7 +21,7 @@ from anatrust.studies import provenance
 from anatrust.studies.r2seg_cases import WORLDS, R2Case, cases
 from anatrust.studies.r2seg_judge import JUDGES, Judge, Outcome, judge, outcome, proposal, tissue_of, union_by
 from anatrust.studies.r2seg_models import segmenter
-from anatrust.studies.r2seg_numbers import numbers
+from anatrust.studies.r2seg_numbers import by_size, matched, numbers
 from anatrust.studies.study import Context
 
 __all__ = ["NEEDS", "VARIANTS", "Anchoring", "evaluate", "nulls_of", "outcomes_of", "true_anchor"]
@@ -56,6 +56,7 @@ VARIANTS: Mapping[str, ProposalSettings | None] = {
 """Ways to propose; None is the full frame without an anchor."""
 
 _CACHE = Path("build/studies/r2seg")
+_RIVALS = ("gates + cohort", "iid, as published")
 
 # From a case to the image that is judged, the anchor for the region (None: full frame) and the tissue.
 Anchoring = Callable[[R2Case], tuple[R2Case, Mask | None, LabelMap]]
@@ -131,7 +132,7 @@ def outcomes_of(
 def evaluate(
     world: str, name: str, variant: str, judges: Sequence[str], context: Context, *, limit: int | None = None
 ) -> dict[str, Any]:
-    """Numbers of a cell by way to judge, and the p-values a ROC is made of.
+    """Numbers of a cell by way to judge, lesions by size, the p-values a ROC is made of, and ours beside the published.
 
     Several studies ask for the same cell: it is kept under ``build/studies/r2seg``, named by its
     arguments and the source of everything that decides its numbers.
@@ -156,6 +157,10 @@ def _evaluate(
     nulls = nulls_of(world, model, variant, chosen, context)
     found = outcomes_of(world, model, variant, chosen, nulls, context, limit=limit)
     result: dict[str, Any] = {"judges": {j: numbers(o, seed=context.seed) for j, o in found.items()}}
+    result["sizes"] = {j: by_size(o) for j, o in found.items()}
+    if set(_RIVALS) <= set(found):
+        ours, theirs = (found[j] for j in _RIVALS)
+        result["matched"] = matched(ours, theirs, seed=context.seed)
     result["p"] = {
         j: {
             "lesions": [[le[0], le[1], le[3]] for o in outcomes for le in o.lesions],

@@ -48,9 +48,9 @@ class Judge:
 
 def _settings(**changes: Any) -> RejectionSettings:
     gates = changes.pop("gates", GateSettings())
-    plain = TissueSettings(reference="plain")
+    tissue = TissueSettings(reference=changes.pop("reference", "plain"))
     alpha = changes.pop("alpha", 0.10)
-    return RejectionSettings(alpha=alpha, placement_beside=False, n_draws=199, gates=gates, tissue=plain, **changes)
+    return RejectionSettings(alpha=alpha, placement_beside=False, n_draws=199, gates=gates, tissue=tissue, **changes)
 
 
 JUDGES: Mapping[str, Judge] = {
@@ -58,12 +58,16 @@ JUDGES: Mapping[str, Judge] = {
     "gates alone": Judge(_settings(null="cohort"), cohort=True, gates_alone=True),
     "gates + cohort": Judge(_settings(null="cohort"), cohort=True),
     "gates + cohort, level 0.05": Judge(_settings(null="cohort", alpha=0.05), cohort=True),
+    "gates + cohort, trimmed": Judge(_settings(null="cohort", reference="trimmed"), cohort=True),
     "cohort, no gates": Judge(_settings(null="cohort", gates=GateSettings(enabled=False)), cohort=True),
     "iid, as published": Judge(_settings(null="iid", order="published", correction="bh")),
     "gates only": Judge(_settings(null="iid"), gates_alone=True),
     "gates + surrogate": Judge(_settings(null="surrogate-max")),
 }
-"""The ways to judge, by name; level 0.10 where the name does not say another, the tissue as it is."""
+"""The ways to judge, by name; level 0.10 and the tissue as it is, where the name does not say another.
+
+Trimmed tissue is what profiles judge with by default.
+"""
 
 
 def proposal(

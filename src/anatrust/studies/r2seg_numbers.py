@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,18 @@ import numpy.typing as npt
 from anatrust.studies.intervals import patient_bootstrap
 from anatrust.studies.r2seg_judge import Outcome, union_by
 
-__all__ = ["COLUMNS", "cell_text", "numbers", "row"]
+__all__ = ["COLUMNS", "SIZES", "by_size", "cell_text", "matched", "numbers", "row"]
 
 # What is asked of large, clear lesions in the issue: at least 10 mm and 1 SD.
 _LEAST = (10.0, 1.0)
+
+
+SIZES: Mapping[str, tuple[float, float]] = {"< 10 mm": (0.0, 10.0), "10–16 mm": (10.0, 16.0), "≥ 16 mm": (16.0, 1e9)}
+"""Classes of diameter (mm)."""
+
+
+def _clear(lesion: Sequence[float]) -> bool:
+    return lesion[0] >= _LEAST[0] and abs(lesion[1]) >= _LEAST[1]
 
 
 def _ratio(columns: tuple[int, int]) -> Callable[[npt.NDArray[np.float64]], float]:
@@ -32,7 +41,7 @@ def _patient(scans: Sequence[Outcome]) -> list[float]:
     ill = [s for s in scans if s.ill]
     well = [s for s in scans if not s.ill]
     every = [lesion for s in scans for lesion in s.lesions]
-    clear = [le for le in every if le[0] >= _LEAST[0] and abs(le[1]) >= _LEAST[1]]
+    clear = [le for le in every if _clear(le)]
     small = [le for le in every if le[0] < _LEAST[0]]
     slices = np.sum([s.slices for s in scans], axis=0)
     voxels = np.sum([s.voxels for s in scans], axis=0)
@@ -135,6 +144,88 @@ def numbers(outcomes: Sequence[Outcome], *, seed: int) -> dict[str, Any]:
             low, high = patient_bootstrap(rows, _filled(statistic, value), seed=seed, draws=500)
             found[name]["interval"] = [round(low, 4), round(high, 4)]
     return found
+
+
+def by_size(outcomes: Sequence[Outcome]) -> dict[str, list[int]]:
+    """Lesions found, and lesions, by class of diameter."""
+    every = [lesion for one in outcomes for lesion in one.lesions]
+    sizes = {name: [le for le in every if low <= le[0] < high] for name, (low, high) in SIZES.items()}
+    return {name: [sum(le[2] for le in mine), len(mine)] for name, mine in sizes.items()}
+
+
+def matched(ours: Sequence[Outcome], theirs: Sequence[Outcome], *, seed: int) -> dict[str, Any] | None:
+    """Clear lesions that a test finds at the level at which it spares as many healthy patients as another way does.
+
+    Two ways at one nominal level may differ in both specificity and sensitivity. Here our level is moved, afterwards
+    and on the same patients, until no more healthy patients keep something than under the other way. A candidate
+    that a gate refused stays refused at every level.
+
+    Parameters
+    ----------
+    ours, theirs
+        Outcomes of the same scans; ours carry p-values that decide by themselves (kept if p ≤ level).
+    seed
+        Of the bootstrap, which resamples patients and finds the level anew in each resample.
+
+    Returns
+    -------
+    dict or None
+        ``below``, the p-value that ours must stay below, ``specificity`` (of both, at least), ``theirs`` and
+        ``ours``, the shares of clear lesions found, and ``difference`` with its interval. None without healthy
+        patients or clear lesions.
+    """
+    pairs = [
+        (_judged(mine), _judged(other))
+        for mine, other in zip(union_by(ours).values(), union_by(theirs).values(), strict=True)
+    ]
+    if not any(m.well for m, _ in pairs) or not any(m.clear for m, _ in pairs):
+        return None
+
+    def compare(rows: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+        chosen = [pairs[int(k)] for k in rows[:, 0]]
+        healthy = sorted(m.false_p for m, _ in chosen if m.well)
+        spoilt = sum(t.kept_any for m, t in chosen if m.well)
+        below = healthy[spoilt] if spoilt < len(healthy) else 1.0
+        mine = [p < below for m, _ in chosen for p, _ in m.clear]
+        other = [found for _, t in chosen for _, found in t.clear]
+        share = 1 - spoilt / len(healthy) if healthy else float("nan")
+        means = [float(np.mean(v)) if v else float("nan") for v in (mine, other)]
+        return below, share, means[0], means[1]
+
+    rows = np.arange(len(pairs), dtype=np.float64)[:, None]
+    below, share, mine, other = compare(rows)
+
+    def gain(resampled: npt.NDArray[np.float64]) -> float:
+        *_, a, b = compare(resampled)
+        return a - b
+
+    made: dict[str, Any] = {
+        "below": round(below, 4),
+        "specificity": round(share, 4),
+        "theirs": round(other, 4),
+        "ours": round(mine, 4),
+        "difference": {"value": round(mine - other, 4)},
+    }
+    if len(rows) >= 5:
+        low, high = patient_bootstrap(rows, _filled(gain, mine - other), seed=seed, draws=500)
+        made["difference"]["interval"] = [round(low, 4), round(high, 4)]
+    return made
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """What `matched` needs of a patient: the smallest false p, and p and fate of every clear lesion."""
+
+    well: bool
+    kept_any: bool
+    false_p: float
+    clear: tuple[tuple[float, bool], ...]
+
+
+def _judged(scans: Sequence[Outcome]) -> _Patient:
+    clear = tuple((le[3], le[2]) for s in scans for le in s.lesions if _clear(le))
+    false = min((p for s in scans for p in s.false_p), default=1.0)
+    return _Patient(not any(s.ill for s in scans), any(s.kept_any for s in scans), false, clear)
 
 
 def cell_text(found: Mapping[str, Any], name: str, *, digits: int = 2) -> str:

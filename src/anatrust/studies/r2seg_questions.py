@@ -21,7 +21,7 @@ from anatrust.studies.r2seg_cases import R2Case, cases
 from anatrust.studies.r2seg_cells import NEEDS, VARIANTS
 from anatrust.studies.r2seg_judge import JUDGES, Judge, Outcome, judge, outcome, proposal, tissue_of
 from anatrust.studies.r2seg_models import segmenter
-from anatrust.studies.r2seg_numbers import numbers, row
+from anatrust.studies.r2seg_numbers import SIZES, numbers, row
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
@@ -30,7 +30,7 @@ __all__ = ["REMEDIES", "STUDY", "adjusted_by_class", "contaminated"]
 Bools = npt.NDArray[np.bool_]
 
 _WORLD = "phantom"
-_SEGMENTER = "pixels, rest taught more"
+_SEGMENTER = "pixels, several scales"
 _FULL = JUDGES["gates + cohort"]
 _ALPHA = 0.10
 _HEALTHY, _TEST = 29, 16
@@ -39,7 +39,6 @@ _MANY_HEALTHY, _MANY_TEST = 79, 100
 _SHOWN = ("clear lesions", "lesions", "any kept", "false a scan")
 _CONTAMINATION = (0.0, 0.1, 0.2, 0.4)
 _OFF = ("true organ", "shifted 20 mm", "dilated 20 mm")
-_BINS = {"< 10 mm": (0.0, 10.0), "10–16 mm": (10.0, 16.0), "≥ 16 mm": (16.0, 1e9)}
 # mm³: below a ball of 8 mm, of 12 mm, above.
 _SIZES = (270.0, 900.0)
 # Standard deviations of the organ.
@@ -221,7 +220,7 @@ def _numbers_of(
         else:
             kept_in_healthy.append(bool(kept.any()))
     made: dict[str, Any] = {}
-    for name, (low, high) in _BINS.items():
+    for name, (low, high) in SIZES.items():
         mine = [found for d, found in lesions if low <= d < high]
         made[name] = [int(sum(mine)), len(mine)]
     return {**made, "any kept": [int(sum(kept_in_healthy)), len(kept_in_healthy)]}
@@ -239,7 +238,7 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
 
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
-    names = (*_BINS, "any kept")
+    names = (*SIZES, "any kept")
     sizes = [
         [way, *("{} of {}".format(*found[name]) for name in names)] for way, found in result["cells"]["sizes"].items()
     ]

@@ -5,47 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anatrust.studies.r2seg_cells import NEEDS, VARIANTS, nulls_of, outcomes_of
-from anatrust.studies.r2seg_judge import JUDGES, Outcome
-from anatrust.studies.r2seg_models import segmenter
-from anatrust.studies.r2seg_numbers import numbers, row
+from anatrust.studies.r2seg_ablation import JUDGES_OF_ABLATION
+from anatrust.studies.r2seg_cells import NEEDS, evaluate
+from anatrust.studies.r2seg_numbers import SIZES, row
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 
 __all__ = ["STUDY"]
 
 _WORLD = "phantom"
+# Descriptors do not change when an image is flipped, so that mean and maximum over views are the same.
+_VARIANT = "regions"
 _STEPS = {"proposed": "segmenter alone", "past the gates": "gates alone", "kept": "gates + cohort"}
-# Their descriptors do not change when an image is flipped, so that mean and maximum over views are the same.
-_WAYS = (("pixels", "regions"), ("pixels, rest taught more", "regions"), ("pixels, 80 teachers", "regions"))
-_BINS = {"< 10 mm": (0.0, 10.0), "10–16 mm": (10.0, 16.0), "≥ 16 mm": (16.0, 1e9)}
+_ALONE = tuple(_STEPS.values())
+# The judges of the ablation where it has computed the cell.
+_WAYS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("pixels", JUDGES_OF_ABLATION),
+    ("pixels, rest taught more", _ALONE),
+    ("pixels, 80 teachers", _ALONE),
+    ("pixels, several scales", JUDGES_OF_ABLATION),
+)
 _SHOWN = ("clear lesions", "specificity", "false a scan", "dice")
 
 
 def _cells(context: Context) -> list[Cell]:
     ways = _WAYS[1:2] if context.quick else _WAYS
     needs = (*NEEDS, "anatrust.studies.r2seg_steps")
-    return [Cell(f"{name}: {variant}", {"segmenter": name, "variant": variant}, needs=needs) for name, variant in ways]
+    return [
+        Cell(f"{name}: {_VARIANT}", {"segmenter": name, "judges": list(judges)}, needs=needs) for name, judges in ways
+    ]
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
-    name, variant = cell.parameters["segmenter"], cell.parameters["variant"]
-    assert variant in VARIANTS
-    model = segmenter(name, _WORLD, context)
-    judges = {how: JUDGES[how] for how in _STEPS.values()}
-    nulls = nulls_of(_WORLD, model, variant, judges, context)
-    outcomes = outcomes_of(_WORLD, model, variant, judges, nulls, context)
-    return {
-        step: {**numbers(outcomes[how], seed=context.seed), "by size": _by_size(outcomes[how])}
-        for step, how in _STEPS.items()
-    }
-
-
-def _by_size(outcomes: list[Outcome]) -> dict[str, list[int]]:
-    """Lesions found, and lesions, by class of diameter."""
-    every = [lesion for one in outcomes for lesion in one.lesions]
-    sizes = {name: [le for le in every if low <= le[0] < high] for name, (low, high) in _BINS.items()}
-    return {name: [sum(le[2] for le in mine), len(mine)] for name, mine in sizes.items()}
+    found = evaluate(_WORLD, cell.parameters["segmenter"], _VARIANT, tuple(cell.parameters["judges"]), context)
+    return {step: {**found["judges"][how], "by size": found["sizes"][how]} for step, how in _STEPS.items()}
 
 
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
@@ -60,9 +53,9 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     rows = []
     for key, found in result["cells"].items():
         for step in _STEPS:
-            sizes = ["{} of {}".format(*found[step]["by size"][name]) for name in _BINS]
+            sizes = ["{} of {}".format(*found[step]["by size"][name]) for name in SIZES]
             rows.append([f"{key}: {step}", *row(found[step], _SHOWN), *sizes])
-    return {"steps": markdown_table(["segmenter: proposal: step", *_SHOWN, *_BINS], rows)}
+    return {"steps": markdown_table(["segmenter: proposal: step", *_SHOWN, *SIZES], rows)}
 
 
 STUDY = Study(

@@ -47,7 +47,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     real = home.startswith("hippocampus")
     kind = "hippocampus" if real else "phantom"
     healthy, test = (7, 4) if context.quick else (_HEALTHY[kind], _TEST[kind])
-    frozen = _asked(base(home, context)) if real else segmenter("pixels, rest taught more", home, context)
+    frozen = _asked(base(home, context)) if real else segmenter("pixels, several scales", home, context)
     judges = {name: JUDGES[name] for name in (_ALONE, _FULL)}
     null = nulls_of(home, frozen, _VARIANT, judges, context, limit=healthy)
     rivals: dict[str, UNet] = {name: adapted(home, name, context) for name in _RIVALS} if real else {}
