@@ -46,7 +46,7 @@ def test_both_rooms_mean_the_same_token(folders: tuple[Path, Path]) -> None:
     assert tokenizer.encode(SEG) == [tokenizer.convert_tokens_to_ids(SEG)]
 
 
-@pytest.mark.parametrize("level", ["prototypes", "spatial", "native"])
+@pytest.mark.parametrize("level", ["prototypes", "spatial", "native", "added"])
 def test_every_level_draws_a_mask_for_each_region(
     folders: tuple[Path, Path], pictures: list[LabelledPicture], level: str
 ) -> None:
@@ -164,7 +164,7 @@ def test_foreign_folders_are_said(folders: tuple[Path, Path], tmp_path: Path) ->
     segmenter = made(folders)
     with pytest.raises(FormatError, match="no token segmenter"):
         TokenSegmenter.load(tmp_path, segmenter.language, segmenter.sam)
-    with pytest.raises(InputError, match="prototypes, spatial or native"):
+    with pytest.raises(InputError, match="prototypes, spatial, native or added"):
         made(folders, "dense")
 
 

@@ -156,7 +156,7 @@ class Sam2Parts(nn.Module):
         pointers = torch.where(there, self.model.object_pointer_proj(pointers), self.model.no_object_pointer)
         return ReferenceMemory(maps.flatten(2).transpose(1, 2), position[0].flatten(1).T.to(maps.dtype), pointers)
 
-    def condition(self, features: ImageFeatures, memory: ReferenceMemory, queries: Tensor) -> Tensor:
+    def condition(self, features: ImageFeatures, memory: ReferenceMemory, queries: Tensor | None = None) -> Tensor:
         """Coarse features of one target under the memory of each region: level L2.
 
         A region's query goes in as one more object pointer beside the reference's own, split into
@@ -169,7 +169,7 @@ class Sam2Parts(nn.Module):
         memory
             Of K regions.
         queries
-            ``(K, D)``.
+            ``(K, D)``; without them, SAM 2 as it tracks by itself.
 
         Returns
         -------
@@ -177,8 +177,9 @@ class Sam2Parts(nn.Module):
             ``(K, D, h, w)``: replaces ``features.coarse`` in :meth:`decode`.
         """
         _one(features)
-        pointers = torch.stack([memory.pointers, queries.to(memory.pointers.dtype)], dim=1)
-        count = len(queries)
+        own = memory.pointers
+        pointers = own if queries is None else torch.stack([own, queries.to(own.dtype)], dim=1)
+        count = len(own)
         pointers = pointers.reshape(count, -1, self.memory_width)
         temporal = self.model.memory_temporal_positional_encoding[-1].reshape(1, -1)
         place = torch.cat([memory.position + temporal, memory.position.new_zeros(pointers.shape[1:])])
@@ -195,7 +196,13 @@ class Sam2Parts(nn.Module):
         flat_shape = (count, self.width, *features.coarse.shape[-2:])
         return conditioned.reshape(count, -1, self.width).transpose(1, 2).reshape(flat_shape)  # type: ignore[no-any-return]
 
-    def decode(self, features: ImageFeatures, tokens: Tensor, coarse: Tensor | None = None) -> Tensor:
+    def empty_prompt(self, count: int) -> Tensor:
+        """Prompt tokens with which SAM 2 tracks where nobody prompts it, ``(count, 2, D)``."""
+        return self._no_points(count)[:, 0]
+
+    def decode(
+        self, features: ImageFeatures, tokens: Tensor, coarse: Tensor | None = None, added: Tensor | None = None
+    ) -> Tensor:
         """Mask logits of N regions of one target, each from its own sparse prompt tokens.
 
         Parameters
@@ -206,6 +213,8 @@ class Sam2Parts(nn.Module):
             ``(N, T, D)``: what takes the place of points and boxes.
         coarse
             ``(N, D, h, w)`` from :meth:`condition`; the image's own features where it is None.
+        added
+            ``(N, D, h, w)``: what is added to the dense prompt of no mask.
 
         Returns
         -------
@@ -216,6 +225,8 @@ class Sam2Parts(nn.Module):
         _one(features)
         dense = self.model.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         dense = dense.expand(len(tokens), -1, *features.coarse.shape[-2:])
+        if added is not None:
+            dense = dense + added.to(dense.dtype)
         if coarse is None:
             coarse = features.coarse + self.model.no_memory_embedding.reshape(1, -1, 1, 1)
         masks, _ = self._decode(features, tokens[:, None].to(self._dtype), dense, coarse, len(tokens), embedded=True)

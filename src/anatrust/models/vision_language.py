@@ -309,6 +309,29 @@ class VisionLanguageModel:
         last = output.hidden_states[-1]
         return [last[row, given["labels"][row] == self.seg] for row in range(len(last))], output
 
+    def patch_states(self, given: Any, output: Any) -> list[Tensor]:
+        """Last hidden states of the patches of each prompt's last picture, ``(rows, columns, hidden)``.
+
+        Parameters
+        ----------
+        given
+            From :meth:`inputs`.
+        output
+            What the model gave for it, with hidden states.
+        """
+        merged = int(self.model.config.vision_config.spatial_merge_size)
+        grids = [(int(rows) // merged, int(columns) // merged) for _, rows, columns in given["image_grid_thw"].tolist()]
+        last, found, picture = output.hidden_states[-1], [], -1
+        for row, ids in enumerate(given["input_ids"]):
+            at = (ids == self.model.config.image_token_id).nonzero()[:, 0]
+            left = len(at)
+            while left > 0:
+                picture += 1
+                left -= grids[picture][0] * grids[picture][1]
+            rows, columns = grids[picture]
+            found.append(last[row, at[-rows * columns :]].reshape(rows, columns, -1))
+        return found
+
     def completion_labels(self, given: Any, prompts: Any) -> Tensor:
         """Targets for language modelling: the answer alone, −100 over prompt, pictures and padding.
 

@@ -44,7 +44,7 @@ class TrainingPlan:
     adapters
         Folders of the stages before, in order.
     sam2, level, bottleneck
-        For ``seg``: folder or name of SAM 2, what its memory is, and the projection's width.
+        For ``seg``: folder or name of SAM 2, what its memory is (`TokenSegmenter`), and the projection's width.
     gated, parts
         For ``seg``: whether the memory's slots have learnt gates, and the organs' tree (the name of each part's
         whole): parts are asked for after their whole.

@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from anatrust.errors import InputError
 from anatrust.models.vision_language import LoraSettings
+from anatrust.reference.added_tokens import place_loss
 from anatrust.reference.checkpoints import load_state, save_state
 from anatrust.reference.memory_attention import attention_health, slot_loss
 from anatrust.reference.pairs import LabelledPicture, Pair, draw_pairs
@@ -39,12 +40,17 @@ class MaskSettings:
         Learning rates of ``<Seg>`` rows and memory attention, and of SAM 2's decoder.
     dice, cross_entropy, language, slot
         Weights of the losses. Dice leads because cross-entropy alone stays at empty masks.
+    place
+        Weight of where the target's patches say each region lies, for the level ``added``.
     overlap
         Weight of what regions of one picture claim together, which labels of one map never share; 0 leaves it out.
     standardise
         Whether ``<Seg>`` states are given in deviations from what they share (`MemoryAttention.standardise`).
     train_adapter
         Whether the language model's adapter learns too; frozen as in the paper by default.
+    train_tokens
+        Whether what reads the tokens learns; without it SAM 2's own memory is taught alone, as a start or a rival of
+        the level ``added``.
     train_sam
         Whether all of SAM 2 learns at the decoder's rate and not its decoder alone, as a SAM 2 of ours that
         starts from nothing needs it.
@@ -63,9 +69,11 @@ class MaskSettings:
     cross_entropy: float = 1.0
     language: float = 0.1
     slot: float = 0.2
+    place: float = 0.5
     overlap: float = 0.0
     standardise: bool = False
     train_adapter: bool = False
+    train_tokens: bool = True
     train_sam: bool = False
     save_every: int = 200
     lora: LoraSettings = LoraSettings()
@@ -73,7 +81,7 @@ class MaskSettings:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.save_every, self.token_rate, self.decoder_rate) <= 0:
             raise InputError("steps, batch, save_every and learning rates are above 0")
-        if min(self.dice, self.cross_entropy, self.language, self.slot, self.overlap) < 0:
+        if min(self.dice, self.cross_entropy, self.language, self.slot, self.place, self.overlap) < 0:
             raise InputError("weights of losses are not negative")
 
 
@@ -118,7 +126,7 @@ def train_masks(
 ) -> list[float]:
     """Train and save into ``folder``; a run begun there goes on with the losses it would have had.
 
-    Trained are the rows of ``<Seg>``, the memory attention and SAM 2's mask decoder; SAM 2's image
+    Trained are the rows of ``<Seg>``, what reads them and SAM 2's mask decoder; SAM 2's image
     encoder and the vision tower stay frozen, the first unless ``train_sam`` is set.
 
     Parameters
@@ -153,7 +161,7 @@ def train_masks(
     decoder = [p for p in segmenter.sam.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
         [
-            {"params": [*rows, *segmenter.attention.parameters()], "lr": settings.token_rate},
+            {"params": [*rows, *_readers(segmenter)], "lr": settings.token_rate},
             {"params": decoder, "lr": settings.decoder_rate},
         ]
     )
@@ -210,8 +218,8 @@ def _loss(
     sample = pair.sample("segment", rng)
     logits, attended, slots, language = segmenter.forward(pair, sample)
     truth = torch.from_numpy(np.stack(list(sample.masks.values())).astype(np.float32)).to(logits.device)
-    truth = interpolate(truth[:, None], logits.shape[-2:], mode="area")[:, 0]
-    dice, entropy = mask_loss(logits, truth)
+    shown = interpolate(truth[:, None], logits.shape[-2:], mode="area")[:, 0]
+    dice, entropy = mask_loss(logits, shown)
     slot = slot_loss(attended, slots)
     health = attention_health(attended, slots)
     told.update(dice=dice.item(), language=language.item(), slot=slot.item())
@@ -220,6 +228,10 @@ def _loss(
     total = settings.dice * dice + settings.cross_entropy * entropy
     if settings.overlap:
         total = total + settings.overlap * overlap_loss(logits)
+    if attended.places is not None:
+        place = place_loss(attended.places, truth)
+        told.update(place=place.item())
+        total = total + settings.place * place
     return total + settings.language * language + settings.slot * slot
 
 
@@ -227,15 +239,23 @@ def _choose(segmenter: TokenSegmenter, settings: MaskSettings) -> list[torch.nn.
     """Freeze all but what the stage trains; returns the language model's part of it."""
     segmenter.sam.requires_grad_(settings.train_sam)
     segmenter.sam.model.mask_decoder.requires_grad_(True)
-    segmenter.attention.requires_grad_(True)
+    for parameter in _readers(segmenter):
+        parameter.requires_grad_(settings.train_tokens)
     chosen: list[torch.nn.Parameter] = []
     if segmenter.language is None:
         return chosen
     for name, parameter in segmenter.language.model.named_parameters():
-        parameter.requires_grad_("trainable_tokens" in name or (settings.train_adapter and "lora_" in name))
+        rows = settings.train_tokens and "trainable_tokens" in name
+        parameter.requires_grad_(rows or (settings.train_adapter and "lora_" in name))
         if parameter.requires_grad:
             chosen.append(parameter)
     return chosen
+
+
+def _readers(segmenter: TokenSegmenter) -> list[torch.nn.Parameter]:
+    """What reads the tokens: the memory attention, and what adds them to SAM 2's own memory."""
+    added = segmenter.added
+    return [*segmenter.attention.parameters(), *([] if added is None else added.parameters())]
 
 
 def _named(segmenter: TokenSegmenter) -> list[tuple[str, torch.nn.Parameter]]:

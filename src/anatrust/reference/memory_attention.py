@@ -76,11 +76,14 @@ class Attended:
         ``(N, K)``: α, rows sum to one over the slots that exist.
     value
         ``(N, width)``: z, Eq. 7, layer-normalised.
+    places
+        ``(N, h, w)``: logits of where in the target each region lies; None where nobody was asked.
     """
 
     query: Tensor
     weights: Tensor
     value: Tensor
+    places: Tensor | None = None
 
 
 class MemoryAttention(nn.Module):
@@ -149,6 +152,10 @@ class MemoryAttention(nn.Module):
             spread = states.std(0)
             self.spread.copy_(torch.where(spread > _LEAST_SPREAD, spread, 1.0))
 
+    def plain(self, states: Tensor) -> Tensor:
+        """States in deviations from what they share, where :meth:`standardise` measured it; as they are otherwise."""
+        return (states.to(self.norm.weight.dtype) - self.mean) / self.spread
+
     def forward(self, states: Tensor, memory: Tensor, regions: Tensor | None = None) -> Attended:
         """Attend.
 
@@ -170,7 +177,7 @@ class MemoryAttention(nn.Module):
             memory, regions = memory[regions >= 0], regions[regions >= 0]
         if len(memory) == 0:
             raise InputError("the reference has no region to attend to: check its labels")
-        query = self.project((states.to(self.norm.weight.dtype) - self.mean) / self.spread)
+        query = self.project(self.plain(states))
         items = self.lift(memory.to(query.dtype))
         if self.config.similarity == "cosine":
             # Regions of one image share most of their features: what tells them apart is left once the mean is gone.

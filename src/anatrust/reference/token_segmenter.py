@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from anatrust.errors import FormatError, InputError
 from anatrust.models.sam2_memory import Sam2Parts
 from anatrust.models.vision_language import VisionLanguageModel
+from anatrust.reference.added_tokens import AddedTokens
 from anatrust.reference.memory_attention import Attended, MemoryAttention, MemoryConfig
 from anatrust.reference.pairs import LabelledPicture, Pair, Sample
 from anatrust.reference.prompts import read_segments
@@ -25,7 +26,7 @@ from anatrust.reference.switched_attention import SwitchedAttention, evidence_of
 
 __all__ = ["DrawnMasks", "Level", "TokenSegmenter"]
 
-Level = Literal["prototypes", "spatial", "native"]
+Level = Literal["prototypes", "spatial", "native", "added"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,10 @@ class TokenSegmenter(nn.Module):
     level
         What the memory is: ``prototypes`` (L0, a mean feature for each region), ``spatial`` (L1, SAM 2's
         memory tokens), ``native`` (L2: as L0, and the queries also enter SAM 2's own memory attention
-        as object pointers, which keeps its pretrained weights meaningful).
+        as object pointers, which keeps its pretrained weights meaningful), ``added`` (L2 where all that the
+        tokens say is added through layers that begin as zero: untrained, it is SAM 2's memory alone).
+    added
+        Of the level ``added``, see `AddedTokens`.
     parts
         The organs' tree: the name of each part's whole. A part is asked for after its whole, where the
         attention is a `SwitchedAttention` with a tree and both are asked for.
@@ -79,14 +83,18 @@ class TokenSegmenter(nn.Module):
         attention: MemoryAttention,
         level: Level = "prototypes",
         parts: Mapping[str, str] | None = None,
+        added: AddedTokens | None = None,
     ) -> None:
         super().__init__()
         if level not in get_args(Level):
-            raise InputError(f"the memory is prototypes, spatial or native, not {level!r}")
+            raise InputError(f"the memory is prototypes, spatial, native or added, not {level!r}")
+        if (added is None) == (level == "added"):
+            raise InputError(f"layers that add tokens belong to the level added, and only to it, not {level!r}")
         self.language = language
         self.sam = sam
         self.attention = attention
         self.level: Level = level
+        self.added = added
         self.parts = dict(parts or {})
 
     @classmethod
@@ -99,8 +107,11 @@ class TokenSegmenter(nn.Module):
         *,
         gated: bool = False,
         parts: Mapping[str, str] | None = None,
+        places: bool = True,
     ) -> TokenSegmenter:
         """With an untrained memory attention that fits both models; gates and the organs' tree are switches.
+
+        Of the level ``added``, ``places`` is whether the target's patches are asked where regions lie.
 
         Raises
         ------
@@ -112,9 +123,15 @@ class TokenSegmenter(nn.Module):
         memory = sam.memory_width if level == "spatial" else sam.width
         config = MemoryConfig(sam.width if language is None else language.hidden, sam.width, memory, bottleneck)
         attention = _attention(config, gated=gated, tree=bool(parts))
-        return cls(language, sam, attention.to(sam.device), level, parts)
+        added = None
+        if level == "added":
+            shown = sam.width if language is None else language.hidden
+            added = AddedTokens(config.hidden, shown, sam.width, places=places).to(sam.device)
+        return cls(language, sam, attention.to(sam.device), level, parts, added)
 
-    def draw(self, pair: Pair, states: Tensor | None, numbers: list[int]) -> tuple[Tensor, Attended, Tensor]:
+    def draw(
+        self, pair: Pair, states: Tensor | None, numbers: list[int], patches: Tensor | None = None
+    ) -> tuple[Tensor, Attended, Tensor]:
         """Logits of the regions asked for.
 
         Parameters
@@ -125,6 +142,8 @@ class TokenSegmenter(nn.Module):
             ``(N, hidden)``: a state for each region; None without a language model.
         numbers
             The legend number of each.
+        patches
+            ``(rows, columns, hidden)``: the language model's states of the target; SAM 2's own features without one.
 
         Returns
         -------
@@ -156,12 +175,21 @@ class TokenSegmenter(nn.Module):
             if self.attention.gate is not None:
                 switches["evidence"] = evidence_of(prototypes, target.coarse[0])
         attended = self.attention(*given, **switches)
-        coarse = None
-        if self.level == "native" and memory is not None:
+        prompt, coarse, dense = torch.stack([attended.query, attended.value], dim=1), None, None
+        if self.level in ("native", "added") and memory is not None:
             chosen = type(memory)(memory.tokens[own], memory.position, memory.pointers[own])
-            coarse = self.sam.condition(target, chosen, attended.value)
-        prompt = torch.stack([attended.query, attended.value], dim=1)
-        return self.sam.decode(target, prompt, coarse), attended, own
+            if self.added is None:
+                coarse = self.sam.condition(target, chosen, attended.value)
+            else:
+                pointers = chosen.pointers + self.added.pointer(attended.value)
+                coarse = self.sam.condition(target, replace(chosen, pointers=pointers))
+                prompt = self.added.prompt(self.sam.empty_prompt(len(own)), attended)
+                if self.added.ask is not None:
+                    shown = target.coarse[0].permute(1, 2, 0) if patches is None else patches
+                    rows, columns = target.coarse.shape[-2:]
+                    places = self.added.places(self.attention.plain(states), shown, (rows, columns))
+                    attended, dense = replace(attended, places=places), self.added.dense(places)
+        return self.sam.decode(target, prompt, coarse, dense), attended, own
 
     def forward(self, pair: Pair, sample: Sample) -> tuple[Tensor, Attended, Tensor, Tensor]:
         """Teacher-forced: the right answer is given; what comes back is measured.
@@ -174,8 +202,8 @@ class TokenSegmenter(nn.Module):
         if self.language is None:
             drawn = self.draw(pair, None, list(sample.masks))
             return *drawn, torch.zeros((), device=self.sam.device)
-        states, output = self._states(self.language, sample, sample.answer)
-        return *self.draw(pair, states, list(sample.masks)), output.loss
+        states, patches, output = self._states(self.language, sample, sample.answer)
+        return *self.draw(pair, states, list(sample.masks), patches), output.loss
 
     @torch.no_grad()
     def states(self, sample: Sample) -> Tensor:
@@ -226,14 +254,17 @@ class TokenSegmenter(nn.Module):
         # Dropout would draw another mask each time, and a reward must not be luck.
         training = self.language.model.training
         self.language.model.eval()
-        states, _ = self._states(self.language, sample, text)
+        states, patches, _ = self._states(self.language, sample, text)
         self.language.model.train(training)
-        logits, attended, _ = self.draw(pair, states, numbers)
+        logits, attended, _ = self.draw(pair, states, numbers, patches)
         full = interpolate(logits[:, None].float(), shape, mode="bilinear", align_corners=False)[:, 0] > 0
         return DrawnMasks(text, dict(zip(numbers, full.cpu().numpy(), strict=True)), attended)
 
     def save(self, folder: Path) -> None:
-        """Memory attention and SAM 2's decoder (safetensors) and the settings; the language model saves its adapter."""
+        """Memory attention, what adds tokens and SAM 2's decoder (safetensors), and the settings.
+
+        The language model saves its adapter.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.attention.state_dict().items()}, folder / "attention.safetensors")
         decoder = self.sam.model.mask_decoder.state_dict()
@@ -242,6 +273,9 @@ class TokenSegmenter(nn.Module):
         plain = {
             "memory": self.attention.config.to_json(), "level": self.level, "gated": gated, "parts": self.parts
         }  # fmt: skip
+        if self.added is not None:
+            save_file({k: v.contiguous() for k, v in self.added.state_dict().items()}, folder / "added.safetensors")
+            plain["places"] = self.added.ask is not None
         (folder / "token_segmenter.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
     @classmethod
@@ -259,13 +293,18 @@ class TokenSegmenter(nn.Module):
             gated = bool(plain.get("gated", False))
             attention = _attention(MemoryConfig(**plain["memory"]), gated=gated, tree=bool(parts))
             attention.load_state_dict(load_file(folder / "attention.safetensors"))
+            added = None
+            if plain["level"] == "added":
+                added = AddedTokens(language.hidden, language.hidden, sam.width, places=bool(plain["places"]))
+                added.load_state_dict(load_file(folder / "added.safetensors"))
+                added.to(language.device)
             sam.model.mask_decoder.load_state_dict(load_file(folder / "decoder.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FormatError(f"{folder.name} holds no token segmenter of these models ({reason})") from error
         if attention.config.hidden != language.hidden or attention.config.width != sam.width:
             raise FormatError(f"{folder.name} was trained with models of other widths: load the ones it names")
-        return cls(language, sam, attention.to(language.device), plain["level"], parts)
+        return cls(language, sam, attention.to(language.device), plain["level"], parts, added)
 
     def _wholes(self, pair: Pair, numbers: Sequence[int]) -> list[int]:
         """For each number the place of its whole among them, by the names of the reference; −1 for none."""
@@ -273,12 +312,13 @@ class TokenSegmenter(nn.Module):
         return [names.index(whole) if (whole := self.parts.get(name)) in names else -1 for name in names]
 
     @staticmethod
-    def _states(language: VisionLanguageModel, sample: Sample, answer: str) -> tuple[Tensor, Any]:
+    def _states(language: VisionLanguageModel, sample: Sample, answer: str) -> tuple[Tensor, Tensor, Any]:
+        """Of every ``<Seg>`` ``(N, hidden)``, of the target's patches ``(rows, columns, hidden)``; the output."""
         pictures = [list(sample.pictures)]
         given = language.inputs([sample.prompt], pictures, [answer])
         given["labels"] = language.completion_labels(given, language.inputs([sample.prompt], pictures))
         states, output = language.seg_states(given)
-        return states[0], output
+        return states[0], language.patch_states(given, output)[-1], output
 
     def _grey(self, picture: LabelledPicture) -> Tensor:
         grey = torch.from_numpy(np.ascontiguousarray(picture.image, dtype=np.float32)).to(self.sam.device)

@@ -12,10 +12,20 @@ from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["make_tables", "summarise"]
+__all__ = ["draw_figures", "make_tables", "summarise"]
 
 _GOAL = 0.15
-_ARMS = {"pasted": "the reference's masks, pasted", "memory": "SAM 2's memory alone", "tokens": "with <Seg> tokens"}
+_MAIN = "256"
+_ARMS = {
+    "pasted": "the reference's masks, pasted",
+    "start": "SAM 2's memory, where arms start",
+    "memory": "SAM 2's memory alone",
+    "tokens": "with <Seg> tokens",
+    "words": "tokens, patches not asked for places",
+    "gates": "tokens, learnt gates of slots",
+    "tree": "tokens, small organs after a large one",
+}
+_LOOKS = ("seen", "unseen")
 
 
 def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
@@ -25,18 +35,20 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
         told[key] = {look: _described(rows, context.seed) for look, rows in r["regions"].items()} | {
             k: r[k] for k in ("trained", "steps", "losses") if k in r
         }
-    gains = {}
-    for seed in sorted({key.split("/")[1] for key in results if "/" in key}):
-        a, b = results.get(f"tokens/{seed}/256"), results.get(f"memory/{seed}/256")
-        if a and b:
-            gains[seed] = {look: _gain(a["regions"][look], b["regions"][look], context.seed) for look in a["regions"]}
+    gains: dict[str, Any] = {}
+    for key, r in results.items():
+        name, *rest = key.split("/")
+        rival = results.get(f"memory/{rest[0]}/{_MAIN}") if rest else None
+        if rival is not None and name != "memory":
+            gains[key] = {look: _gain(r["regions"][look], rival["regions"][look], context.seed) for look in _LOOKS}
+    main = [g for key, g in gains.items() if key.startswith("tokens/") and key.endswith(f"/{_MAIN}")]
     targets = []
-    if gains:
-        for look in ("seen", "unseen"):
-            mean = round(float(np.mean([g[look]["difference"] for g in gains.values()])), 4)
+    if main:
+        for look in _LOOKS:
+            mean = round(float(np.mean([g[look]["difference"] for g in main])), 4)
             targets.append(
                 {
-                    "what": f"{look} looks: Dice with tokens above SAM 2's memory alone by ≥ {_GOAL}",
+                    "what": f"{look} looks: Dice with tokens above memory alone by ≥ {_GOAL} (seeds: {len(main)})",
                     "observed": mean,
                     "met": mean >= _GOAL,
                 }
@@ -58,7 +70,8 @@ def _described(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         "tubes": mean("dice", [r for r in rows if r["organ"] in THIN]),
         "vessels": mean("dice", [r for r in rows if r["organ"] == "vessels"]),
         "solid": mean("dice", [r for r in rows if r["organ"] not in THIN]),
-        "entropy": mean("entropy", rows), "slot": mean("slot", rows), "n": len(rows),
+        "entropy": mean("entropy", rows), "slot": mean("slot", rows),
+        "inside": mean("inside", rows), "blind": mean("blind", rows), "n": len(rows),
     }  # fmt: skip
 
 
@@ -87,36 +100,61 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     rows = []
     for key, r in s["arms"].items():
         name, *rest = key.split("/")
-        label = _ARMS[name] + (f", seed {rest[0]}, MLP {rest[1]}" if rest else "")
-        for look in ("seen", "unseen"):
+        for look in _LOOKS:
             own = r[look]
-            attention = [f"{own['entropy']:.2f}", f"{own['slot']:.2f}"] if rest else ["–", "–"]
+            told = [f"{own[field]:.2f}" if rest and own[field] else "–" for field in ("entropy", "slot", "inside")]
             rows.append(
                 [
-                    f"{label}; {look}", f"{own['dice']:.2f} [{own['interval'][0]:.2f}, {own['interval'][1]:.2f}]",
-                    f"{own['giou']:.2f}", f"{own['solid']:.2f}", f"{own['vessels']:.2f}", *attention,
+                    f"{_label(name, rest)}; {look}",
+                    f"{own['dice']:.3f} [{own['interval'][0]:.2f}, {own['interval'][1]:.2f}]",
+                    f"{own['giou']:.2f}", f"{own['solid']:.2f}", f"{own['vessels']:.2f}", *told, r.get("steps", "–"),
                     r.get("trained", "–"),
                 ]
             )  # fmt: skip
     header = [
-        "",
-        "Dice",
-        "gIoU",
-        "Dice of solid organs",
-        "of vessels",
-        "entropy",
-        "slot accuracy",
-        "weights that learnt",
-    ]
+        "", "Dice", "gIoU", "Dice of solid organs", "of vessels", "entropy", "slot accuracy", "told places inside",
+        "steps", "weights that learnt",
+    ]  # fmt: skip
     gains = [
-        [seed, *(f"{g[look]['difference']:+.3f} {g[look].get('interval', '')}" for look in ("seen", "unseen"))]
-        for seed, g in s["gains"].items()
+        [_label(*_parted(key)), *(f"{g[look]['difference']:+.3f} {_interval(g[look])}" for look in _LOOKS)]
+        for key, g in s["gains"].items()
     ]
     return {
         "arms": markdown_table(header, rows),
-        "gains": markdown_table(["seed", "tokens − memory alone, seen looks", "unseen look"], gains),
+        "gains": markdown_table(["Dice above the memory alone, same seed", "seen looks", "unseen look"], gains),
         "targets": markdown_table(
             ["target", "observed", "met"],
             [[t["what"], f"{t['observed']:.3f}", "yes" if t["met"] else "no"] for t in s["targets"]],
         ),
     }
+
+
+def _parted(key: str) -> tuple[str, list[str]]:
+    name, *rest = key.split("/")
+    return name, rest
+
+
+def _label(name: str, rest: Sequence[str]) -> str:
+    return _ARMS[name] + (f", seed {rest[0]}, MLP {rest[1]}" if rest else "")
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return f"[{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]" if "interval" in found else ""
+
+
+def draw_figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Losses of the memory alone from nothing, and of both arms that go on from there."""
+    arms, panels = result["summary"]["arms"], []
+    shown = {
+        "SAM 2's memory from nothing": {"memory alone": "start"},
+        "taught on, seed 0": {"memory alone": f"memory/0/{_MAIN}", "with tokens": f"tokens/0/{_MAIN}"},
+    }
+    for title, keys in shown.items():
+        lines = {}
+        for name, key in keys.items():
+            losses = arms.get(key, {}).get("losses", [])
+            if len(losses) > 1:
+                lines[name] = {"x": [20 * k + 10 for k in range(len(losses))], "y": losses}
+        if lines:
+            panels.append({"title": title, "lines": lines})
+    return {"losses": {"panels": panels, "xlabel": "steps of two pairs", "ylabel": "loss"}} if panels else {}
