@@ -145,6 +145,16 @@ def test_the_memory_is_taught_alone(folders: tuple[Path, Path], tmp_path: Path) 
     assert (replace(settings, train_tokens=True)).train_tokens
 
 
+def test_the_rival_has_its_pointers_standardised_too(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    segmenter = made(folders, tokens=False)
+    shared = segmenter.pointers(next(p for p in draw_pairs(pictures(), 0, absent=0)))
+    assert torch.cosine_similarity(shared[0], shared[1], dim=0) > 0.9
+    settings = MaskSettings(steps=1, batch=1, standardise=True, token_rate=1e-9, decoder_rate=1e-9)
+    train_masks(segmenter, pictures(), settings, tmp_path)
+    one, two = segmenter.attention.plain(shared)[:2]
+    assert torch.cosine_similarity(one, two, dim=0) < 0.5
+
+
 def test_patches_of_the_last_picture_are_told_row_by_row(folders: tuple[Path, Path]) -> None:
     model = VisionLanguageModel.load(folders[0])
     grey = [Image.new("RGB", size, (90, 90, 90)) for size in ((56, 56), (84, 56), (56, 84))]

@@ -45,7 +45,8 @@ class MaskSettings:
     overlap
         Weight of what regions of one picture claim together, which labels of one map never share; 0 leaves it out.
     standardise
-        Whether ``<Seg>`` states are given in deviations from what they share (`MemoryAttention.standardise`).
+        Whether states are given in deviations from what they share (`MemoryAttention.standardise`); SAM 2's pointers,
+        where there is no language model.
     train_adapter
         Whether the language model's adapter learns too; frozen as in the paper by default.
     train_tokens
@@ -155,7 +156,7 @@ def train_masks(
 
         tied = bool(getattr(language.model.config, "tie_word_embeddings", False))
         language.model = get_peft_model(language.model, settings.lora.config(language.seg, tied=tied))
-    if settings.standardise and language is not None:
+    if settings.standardise:
         _standardise(segmenter, pictures, settings)
     rows = _choose(segmenter, settings)
     decoder = [p for p in segmenter.sam.parameters() if p.requires_grad]
@@ -193,15 +194,12 @@ def train_masks(
 
 
 def _standardise(segmenter: TokenSegmenter, pictures: Sequence[LabelledPicture], settings: MaskSettings) -> None:
-    """Before anything is learnt or loaded, so that a run that goes on has the same standard.
-
-    SAM 2's own pointers have none: where it learns they move, and no standard would hold.
-    """
+    """Before anything is learnt or loaded, so that a run that goes on has the same standard."""
     rng, found = np.random.default_rng([settings.seed, 31]), []
     for pair in islice(draw_pairs(pictures, settings.seed), _MEASURED):
         sample = pair.sample("segment", rng)
         if sample.masks:
-            found.append(segmenter.states(sample))
+            found.append(segmenter.states(sample) if segmenter.language is not None else segmenter.pointers(pair))
     if found:
         segmenter.attention.standardise(torch.cat(found))
 

@@ -155,9 +155,7 @@ class TokenSegmenter(nn.Module):
             both = self.sam.prepare(torch.stack([self._grey(pair.reference), self._grey(pair.target)]))
             # One image at a time: a reference and a target need not share a batch in SAM 2's decoder.
             seen, target = self.sam.features(both[:1]), self.sam.features(both[1:])
-            masks = torch.from_numpy(
-                np.stack([pair.reference.labels == pair.labels[n] for n in slots]).astype(np.float32)
-            ).to(both.device)
+            masks = self._masks(pair)
             memory = None
             if self.level != "prototypes" or states is None:
                 memory = self.sam.memorise(seen, masks)
@@ -217,6 +215,12 @@ class TokenSegmenter(nn.Module):
         if self.language is None:
             raise InputError("without a language model no answer has states")
         return self._states(self.language, sample, sample.answer)[0]
+
+    @torch.no_grad()
+    def pointers(self, pair: Pair) -> Tensor:
+        """SAM 2's object pointers of the reference's regions, ``(K, width)``: the states where nobody speaks."""
+        seen = self.sam.features(self.sam.prepare(self._grey(pair.reference)[None]))
+        return self.sam.memorise(seen, self._masks(pair)).pointers
 
     @torch.no_grad()
     def predict(self, pair: Pair, sample: Sample, most_tokens: int = 256) -> DrawnMasks:
@@ -319,6 +323,11 @@ class TokenSegmenter(nn.Module):
         given["labels"] = language.completion_labels(given, language.inputs([sample.prompt], pictures))
         states, output = language.seg_states(given)
         return states[0], language.patch_states(given, output)[-1], output
+
+    def _masks(self, pair: Pair) -> Tensor:
+        """The reference's regions in the legend's order, ``(K, H, W)``."""
+        regions = np.stack([pair.reference.labels == label for label in pair.labels.values()])
+        return torch.from_numpy(regions.astype(np.float32)).to(self.sam.device)
 
     def _grey(self, picture: LabelledPicture) -> Tensor:
         grey = torch.from_numpy(np.ascontiguousarray(picture.image, dtype=np.float32)).to(self.sam.device)

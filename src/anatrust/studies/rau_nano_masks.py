@@ -57,7 +57,7 @@ def _cells(context: Context) -> list[Cell]:
     cells = [Cell(arm, {"arm": arm, "seed": 0, "width": 256}, (), _NEEDS) for arm in ("pasted", "start")]
     cells += [cell(arm, seed) for seed in _SEEDS[: 1 if context.quick else None] for arm in ("memory", "tokens")]
     if not context.quick:
-        cells += [cell(arm, 0) for arm in ("words", "gates", "tree")]
+        cells += [cell(arm, 0) for arm in ("words", "native", "gates", "tree")]
         cells += [cell("tokens", 0, width) for width in _WIDTHS]
     return cells
 
@@ -117,8 +117,8 @@ def _arm(arm: str, seed: int, width: int, sam: Sam2Parts, context: Context) -> t
         language = VisionLanguageModel.load(schooled(folder, plan, context.seed))
     torch.manual_seed(seed)
     segmenter = TokenSegmenter.make(
-        language, sam, "added", width, gated=arm == "gates", parts=_TREE if arm == "tree" else None,
-        places=arm != "words",
+        language, sam, "native" if arm == "native" else "added", width, gated=arm == "gates",
+        parts=_TREE if arm == "tree" else None, places=arm != "words",
     )  # fmt: skip
     settings = MaskSettings(
         steps=1 if context.quick else _STEPS, batch=1 if context.quick else _BATCH, seed=100 + seed, token_rate=1e-3,

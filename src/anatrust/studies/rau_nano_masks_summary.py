@@ -22,6 +22,7 @@ _ARMS = {
     "memory": "SAM 2's memory alone",
     "tokens": "with <Seg> tokens",
     "words": "tokens, patches not asked for places",
+    "native": "tokens in the place of SAM 2's prompt (L2)",
     "gates": "tokens, learnt gates of slots",
     "tree": "tokens, small organs after a large one",
 }
