@@ -175,7 +175,7 @@ def test_regions_that_overlap(tmp_path, rng):
     [
         (np.full(GRID.shape, 4.2, np.float32), "apply softmax or sigmoid"),
         (np.full(GRID.shape, 255, np.uint8), "divide them by 255"),
-        (np.full(GRID.shape, np.nan, np.float32), "not \\[0, 1\\]"),
+        (np.full(GRID.shape, np.nan, np.float32), "NaN or infinite"),
         (np.full(GRID.shape, 1j), "numbers"),
     ],
 )

@@ -32,6 +32,19 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _curves(folder: Path) -> dict[str, list[float]]:
+    """What TensorBoard would draw of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found: dict[str, list[float]] = {}
+    for events in sorted(folder.rglob("events.out.tfevents.*")):
+        read = EventAccumulator(str(events))
+        read.Reload()
+        for tag in read.Tags()["scalars"]:
+            found.setdefault(tag, []).extend(event.value for event in read.Scalars(tag))
+    return found
+
+
 def test_the_three_stages_run_one_after_the_other(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_qwen(place / "qwen")
     tiny_sam2(place / "sam2")
@@ -58,6 +71,9 @@ def test_the_three_stages_run_one_after_the_other(place: Path, capsys: pytest.Ca
         assert record["configuration"]["patients"] == 2
         assert all(np.isfinite(record["figures"]))
         assert str(place) not in json.dumps(record)
+        drawn = _curves(place / folder)
+        curve = drawn["train/loss" if stage != "grpo" else "train/reward"]
+        assert curve == pytest.approx(record["figures"], abs=1e-4), "TensorBoard shows what run.json says"
     assert "steps, loss" in capsys.readouterr().out
     assert (place / "three" / "attention.safetensors").is_file()
 

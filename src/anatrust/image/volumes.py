@@ -135,6 +135,8 @@ class ProbabilityMap:
         if len(self.classes) != array.shape[0]:
             raise GeometryError(f"{array.shape[0]} probability channels but {len(self.classes)} class names")
         low, high = float(array.min()), float(array.max())
+        if not np.isfinite([low, high]).all():
+            raise FormatError("probabilities hold NaN or infinite values: replace them, or write the file again")
         if not (low >= -1e-6 and high <= 1 + 1e-6):
             whole = 0 if low < 0 or high < 50 or high > 255 else 100 if high <= 100 else 255
             cure = f"divide them by {whole}" if whole else "apply softmax or sigmoid to logits"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -243,7 +244,8 @@ def train(
         segmenter = TokenSegmenter.make(
             model, sam, cast(Level, plan.level), plan.bottleneck, gated=plan.gated, parts=plan.parts
         )
-        figures = train_masks(segmenter, pictures, settings, plan.output, progress=progress)
+        with _curves(plan.output / "runs", progress) as told:
+            figures = train_masks(segmenter, pictures, settings, plan.output, progress=told)
     else:
         from anatrust.reference import text_training
 
@@ -271,6 +273,22 @@ def train(
     if first:
         replace_json(plan.output / "run.json", record | {"figures": figures})
     return figures
+
+
+@contextmanager
+def _curves(folder: Path, progress: Progress | None) -> Iterator[Progress]:
+    """A progress that also draws TensorBoard curves, as TRL's trainers do for the other stages."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder) as writer:
+
+        def told(step: int, steps: int, numbers: Mapping[str, float]) -> None:
+            for name, value in numbers.items():
+                writer.add_scalar(f"train/{name}", value, step)
+            if progress:
+                progress(step, steps, numbers)
+
+        yield told
 
 
 def _place_of_this_process(device: str) -> tuple[str, bool]:
