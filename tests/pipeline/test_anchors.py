@@ -139,7 +139,9 @@ def test_a_good_answer_of_a_later_provider_replaces_an_implausible_one(scan):
     search = find_anchors(scan, plan(), [LabelMapAnchors(organs(liver=box((44, 28, 18), (48, 32, 22)))), later])
     assert search.source == "anchors"
     assert search.anchors[0].provider == "told"
-    assert search.findings == ()
+    # Whose map was given and not used is told so.
+    assert codes(search) == ["anchor-remark"]
+    assert "takes the place of that from label-map, not relied on: the liver has" in search.findings[0].sentence
 
 
 def test_neighbours_stand_in_for_a_missing_anchor(scan):

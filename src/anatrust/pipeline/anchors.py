@@ -17,6 +17,7 @@ from anatrust.image.volumes import LabelMap, Mask, Scan
 from anatrust.models.anchor import Anchor
 from anatrust.models.planner import AnatomyPlan
 from anatrust.models.protocols import AnchorProvider
+from anatrust.pipeline.anchor_doubts import doubted
 from anatrust.pipeline.anchor_sets import with_sets
 from anatrust.pipeline.finding import Finding
 from anatrust.pipeline.profile import Profile
@@ -212,8 +213,12 @@ def _chain(
         open_ones = [key for key in structures if key not in best or best[key].status != "ok"]
         if not open_ones:
             break
-        for anchor in checked(provider.find(scan, open_ones), table):
+        for anchor in doubted(scan, checked(provider.find(scan, open_ones), table), table):
             before = best.get(anchor.structure)
+            if before is not None and before.status == "unreliable" and anchor.status == "ok":
+                # Who gave the first one must hear that it is not what the scan is judged with.
+                why = f"it takes the place of that from {before.provider}, not relied on: {', '.join(before.reasons)}"
+                anchor = replace(anchor, reasons=(why, *anchor.reasons))
             if before is None or anchor.status == "ok" or anchor.quality > before.quality:
                 best[anchor.structure] = anchor
     nobody = "nobody was asked: there is no anatomy and no provider"
