@@ -15,7 +15,7 @@ from anatrust.studies.nano_anatomy import cohort
 from anatrust.studies.nano_model import build_sam2
 from anatrust.studies.nano_training import QUICK, SCHOOLED, SEEN, UNSEEN, Plan, patients_asked, schooled
 from anatrust.studies.rau_nano import place
-from anatrust.studies.rau_nano_masks_summary import draw_figures, make_tables, summarise
+from anatrust.studies.rau_nano_masks_summary import ARMS, draw_figures, make_tables, summarise
 from anatrust.studies.study import Cell, Context, Study
 
 if TYPE_CHECKING:  # torch is heavy, and this module is imported for its names alone
@@ -40,8 +40,6 @@ _NEEDS = (
     "anatrust.reference.token_segmenter",
 )
 _SWITCHED = (*_NEEDS, "anatrust.reference.switched_attention")
-_SEEDS = (0, 1, 2)
-_WIDTHS = (64, 128, 512, 1024)
 # Steps of the memory alone from which all arms start, and of every arm from there, of two pairs each.
 _FIRST, _STEPS = 1200, 300
 _BATCH, _PAIRS = 2, 40
@@ -50,15 +48,12 @@ _TREE = {"gallbladder": "liver", "right kidney": "liver", "pancreas": "stomach",
 
 
 def _cells(context: Context) -> list[Cell]:
-    def cell(arm: str, seed: int, width: int = 256) -> Cell:
+    def cell(arm: str, seed: int, width: int) -> Cell:
         needs = _SWITCHED if arm in ("gates", "tree") else _NEEDS
         return Cell(f"{arm}/{seed}/{width}", {"arm": arm, "seed": seed, "width": width}, (), needs)
 
     cells = [Cell(arm, {"arm": arm, "seed": 0, "width": 256}, (), _NEEDS) for arm in ("pasted", "start")]
-    cells += [cell(arm, seed) for seed in _SEEDS[: 1 if context.quick else None] for arm in ("memory", "tokens")]
-    if not context.quick:
-        cells += [cell(arm, 0) for arm in ("words", "native", "gates", "tree")]
-        cells += [cell("tokens", 0, width) for width in _WIDTHS]
+    cells += [cell(*one) for one in (ARMS[:2] if context.quick else ARMS)]
     return cells
 
 

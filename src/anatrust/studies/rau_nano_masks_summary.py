@@ -12,11 +12,18 @@ from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
 from anatrust.studies.tables import markdown_table
 
-__all__ = ["draw_figures", "make_tables", "summarise"]
+__all__ = ["ARMS", "draw_figures", "make_tables", "summarise"]
 
 _GOAL = 0.15
 _MAIN = "256"
-_ARMS = {
+ARMS: tuple[tuple[str, int, int], ...] = (
+    *((arm, seed, 256) for seed in (0, 1, 2) for arm in ("memory", "tokens")),
+    *((arm, 0, 256) for arm in ("words", "native", "gates", "tree")),
+    *(("tokens", 0, width) for width in (64, 128, 512, 1024)),
+)
+"""Arms that go on from the memory alone: what is taught, the seed, the width of the projection."""
+
+_NAMES = {
     "pasted": "the reference's masks, pasted",
     "start": "SAM 2's memory, where arms start",
     "memory": "SAM 2's memory alone",
@@ -136,7 +143,7 @@ def _parted(key: str) -> tuple[str, list[str]]:
 
 
 def _label(name: str, rest: Sequence[str]) -> str:
-    return _ARMS[name] + (f", seed {rest[0]}, MLP {rest[1]}" if rest else "")
+    return _NAMES[name] + (f", seed {rest[0]}, MLP {rest[1]}" if rest else "")
 
 
 def _interval(found: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ _STUDIES = {
     "rau-bank": "anatrust.studies.rau_bank",
     "rau-lessons": "anatrust.studies.rau_lessons",
     "rau-nano": "anatrust.studies.rau_nano",
+    "rau-nano-finite": "anatrust.studies.rau_nano_finite",
     "rau-nano-masks": "anatrust.studies.rau_nano_masks",
     "rau-priors": "anatrust.studies.rau_priors",
     "rau-references": "anatrust.studies.rau_references",
