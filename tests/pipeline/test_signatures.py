@@ -69,6 +69,37 @@ def test_empty_masks_point_to_the_thresholds():
     assert codes(run(judgement={"refused_by": {"L2": 2}})) == []
 
 
+def candidate(volume, length, decision="kept", ndim=3):
+    place = (5.0,) * ndim
+    return Candidate(
+        1, 1, "lesion", 100, volume, length, place, (5.0, 5.0, 5.0), ((0, 9),) * ndim, 120.0, decision=decision
+    )
+
+
+@pytest.mark.parametrize(
+    ("volume", "length", "decision", "ndim", "seen"),
+    [
+        (203_000.0, 215.0, "kept", 3, True),  # fissures and rim of a liver that hang together
+        (203_000.0, 215.0, "rejected", 3, False),
+        (4 / 3 * np.pi * 20**3, 40.0, "kept", 3, False),  # a ball
+        (np.pi * 5**2 * 40, 40.0, "kept", 3, False),  # a rod four times as long as wide
+        (np.pi * 2**2 * 40, 40.0, "kept", 3, True),  # ten times
+        (np.pi * 1**2 * 20, 20.0, "kept", 3, False),  # too short to have a shape
+        (4.0 * 40, 40.0, "kept", 2, True),
+        (np.pi * 20**2, 40.0, "kept", 2, False),
+        (None, None, "kept", 3, False),  # no spacing
+    ],
+)
+def test_what_is_kept_and_no_lump_is_named(volume, length, decision, ndim, seen):
+    record = judgement_record([candidate(volume, length, decision, ndim)], draws=199, null="surrogate-max")
+    found = failure_signatures(run(judgement=record))
+    assert [f.code for f in found] == ["drawn-out"] * seen
+    if seen:
+        assert found[0].severity == "warning"
+        assert f"candidate 1, {length:.0f} mm long" in found[0].sentence
+        assert ("ball" if ndim == 3 else "disc") in found[0].sentence
+
+
 def test_scattered_organs_point_to_the_planner():
     many = {"organs": {"liver": 1, "spleen": 1, "stomach": 1}}
     (found,) = failure_signatures(run(judgement=many))

@@ -189,6 +189,18 @@ def test_a_null_that_promises_nothing_is_no_ground_to_accept(null: str, decision
         assert reasons == (f"2 of 2 candidates were kept by the null '{null}', which promises nothing",)
 
 
+def test_what_a_gate_stopped_is_not_said_to_have_been_tested() -> None:
+    tested, stopped = (
+        replace(candidates("rejected")[0], reason=reason)
+        for reason in ("it was not shown to differ from liver (p = 1)", "gate L2: its size, 4 mm³, is below 25 mm³")
+    )
+    (both,), (gates,), (test,) = (decide([], kinds)[1] for kinds in ([tested, stopped, stopped], [stopped], [tested]))
+    expected = "3 of 3 candidates were rejected: 1 not shown to differ from normal tissue, 2 stopped by a gate before"
+    assert both == f"{expected} any test"
+    assert gates == "1 of 1 candidate was rejected: stopped by a gate before any test"
+    assert test == "1 of 1 candidate was rejected: not shown to differ from normal tissue"
+
+
 def test_what_else_is_wrong_is_said_beside_candidates_that_could_not_be_decided() -> None:
     strange = Screening("a", 3.0, 0.05, 0.05, 0.05, "strange", ("stranger than all",))
     decision, reasons = decide([WARNING], candidates("undecidable"), screening=strange)

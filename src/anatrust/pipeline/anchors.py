@@ -156,7 +156,8 @@ def find_anchors(
     table = table or knowledge()
     looked = _chain(scan, plan.anchors, providers, table)
     good = [a for a in looked if a.status == "ok"]
-    findings = [_finding(a, table, some=bool(good)) for a in looked if a.reasons]
+    # Where no anchor is found at all, one sentence says so and why; one that is there but not relied on has its own.
+    findings = [_finding(a, table) for a in looked if a.reasons and (good or a.status != "missing")]
     others = _other_sides(plan.anchors, table)
     order = (*plan.anchors, *others)
     if good:
@@ -168,14 +169,14 @@ def find_anchors(
         beside += [a for a in _chain(scan, (key,), providers, table) if a.status == "ok"]
         if len(beside) == _MOST_NEIGHBOURS:
             break
-    wanted = _listed([table.structure(key).name for key in plan.anchors])
+    wanted = _missed(looked, table)
     if beside:
         named = _listed([table.structure(a.structure).name for a in beside])
         findings.append(
             Finding(
                 "warning",
                 "anchor-stand-in",
-                f"No anchor ({wanted}) was found; the search ran around its neighbours ({named}).",
+                f"No anchor was found ({wanted}); the search ran around its neighbours ({named}).",
                 _CURE,
             )
         )
@@ -185,7 +186,7 @@ def find_anchors(
             Finding(
                 "warning",
                 "anchor-contralateral",
-                f"No anchor ({wanted}) was found; the search ran where the organ of the other side lies, mirrored.",
+                f"No anchor was found ({wanted}); the search ran where the organ of the other side lies, mirrored.",
                 _CURE,
             )
         )
@@ -195,7 +196,7 @@ def find_anchors(
         Finding(
             "warning",
             "anchor-failed",
-            f"No anchor ({wanted}) was found; the search ran over the whole body, where a segmenter proposes too much.",
+            f"No anchor was found ({wanted}); the search ran over the whole body.",
             _CURE,
         )
     )
@@ -271,12 +272,20 @@ def _hull(masks: Sequence[Mask]) -> Region:
     return Region(start, tuple(min(n, max(edges) + 1) for edges, n in zip(stops, shape, strict=True)))
 
 
-def _finding(anchor: Anchor, table: Knowledge, *, some: bool) -> Finding:
+def _missed(anchors: Sequence[Anchor], table: Knowledge) -> str:
+    """The organs that were wanted, with the reason where one is not there."""
+    return "; ".join(
+        ": ".join((table.structure(a.structure).name, *(("; ".join(a.reasons),) if a.status == "missing" else ())))
+        for a in anchors
+    )
+
+
+def _finding(anchor: Anchor, table: Knowledge) -> Finding:
     name = table.structure(anchor.structure).name
     why = "; ".join(anchor.reasons)
     if anchor.status == "missing":
         # With another anchor at hand a missing one costs little: the uterus of a man, say.
-        return Finding("info" if some else "warning", "anchor-missing", f"The anchor {name} is missing: {why}.", _CURE)
+        return Finding("info", "anchor-missing", f"The anchor {name} is missing: {why}.", _CURE)
     if anchor.status == "ok":
         return Finding("warning", "anchor-remark", f"The anchor {name} was found, but {why}.", _LOOK)
     return Finding("warning", "anchor-unreliable", f"The anchor {name} was not relied on: {why}.", _CURE)

@@ -45,7 +45,7 @@ def decide(
         return "abstain", (first, *_others(findings, structures, sets, screening))
     reasons = []
     if rejected:
-        reasons.append(f"{_count(rejected, candidates)} rejected: not shown to differ from normal tissue")
+        reasons.append(f"{_count(rejected, candidates)} rejected: {_why(rejected)}")
     if open_ones:
         given = "the reason given with it" if len(open_ones) == 1 else "the reasons given with them"
         reasons.append(f"{_count(open_ones, candidates)} undecidable, for {given}")
@@ -80,6 +80,15 @@ def _others(
         if not feasible
     ]
     return reasons + [f.sentence for f in findings if f.severity == "warning"]
+
+
+def _why(rejected: Sequence[Candidate]) -> str:
+    """By the test, by the gates, or by both: a candidate that a gate stopped was never compared with anything."""
+    stopped = sum(c.reason.startswith("gate ") for c in rejected)
+    tested = len(rejected) - stopped
+    parts = ["not shown to differ from normal tissue"] if tested else []
+    parts += ["stopped by a gate before any test"] if stopped else []
+    return parts[0] if len(parts) == 1 else f"{tested} {parts[0]}, {stopped} {parts[1]}"
 
 
 def _count(some: Sequence[Candidate], every: Sequence[Candidate]) -> str:

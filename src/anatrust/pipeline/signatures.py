@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,9 @@ _NEAR = 0.5
 _MANY_DRAWS = 100_000
 _SCATTERED = 3
 _SLOW_SHARE = 0.5
+# A kept candidate that fills less of the ball (or disc) its length spans is no lump: a rod six times as long as wide.
+_LUMP = {3: 0.04, 2: 0.2}
+_LONG = 30.0  # mm; shorter ones are a few voxels, whose shape says nothing
 
 
 def judgement_record(
@@ -53,7 +57,27 @@ def judgement_record(
         "organs": dict(sorted(places.items())),
         "null": null,
         "draws": draws,
+        "drawn_out": [
+            {
+                "number": c.number,
+                "length": round(c.diameter, 1),
+                "fills": round(fills, 4),
+                "span": "ball" if len(c.bounding_box) == 3 else "disc",
+            }
+            for c in candidates
+            if c.decision == "kept" and c.diameter is not None and (fills := _fills(c)) is not None
+            if c.diameter >= _LONG and fills < _LUMP[len(c.bounding_box)]
+        ],
     }
+
+
+def _fills(candidate: Candidate) -> float | None:
+    """Share of the ball, or in 2-D the disc, across a candidate's length that it fills."""
+    if candidate.volume is None or not candidate.diameter:
+        return None
+    radius = candidate.diameter / 2
+    whole = 4 / 3 * math.pi * radius**3 if len(candidate.bounding_box) == 3 else math.pi * radius**2
+    return candidate.volume / whole
 
 
 def failure_signatures(run: Mapping[str, Any]) -> tuple[Finding, ...]:
@@ -78,6 +102,9 @@ def failure_signatures(run: Mapping[str, Any]) -> tuple[Finding, ...]:
         ``planner-doubtful``
             The planner fell back or understood only a part, or what was proposed lies in several
             organs: over many scans that scatters Dice.
+        ``drawn-out``
+            A kept candidate is long and thin, or a net: rims of organs, fissures and vessels look like this,
+            and are truly different from the organ, so that no test against it refuses them.
         ``slow-rejection``
             Candidates times null draws take most of the time: K and B are too large.
 
@@ -87,7 +114,7 @@ def failure_signatures(run: Mapping[str, Any]) -> tuple[Finding, ...]:
     """
     configuration = run["configuration"]
     found = []
-    for look in (_over_prediction, _empty, _planner):
+    for look in (_over_prediction, _empty, _planner, _drawn_out):
         found += look(configuration)
     return (*found, *_slow(configuration, run.get("timings", {})))
 
@@ -166,6 +193,26 @@ def _planner(configuration: Mapping[str, Any]) -> list[Finding]:
             f"The plan ({', '.join(plan['anchors'])}) may not fit the target: {'; '.join(doubts)}. Plans that do "
             "not fit show as Dice scattered over organs.",
             "Name the tumour and its organ plainly, or look at the plan in run.json.",
+        )
+    ]
+
+
+def _drawn_out(configuration: Mapping[str, Any]) -> list[Finding]:
+    """Records of earlier runs have no such entry."""
+    long = configuration["judgement"].get("drawn_out", [])
+    if not long:
+        return []
+    said = [
+        f"candidate {c['number']}, {c['length']:.0f} mm long, fills {c['fills']:.1%} of the {c['span']} it spans"
+        for c in long
+    ]
+    return [
+        Finding(
+            "warning",
+            "drawn-out",
+            f"Kept, but no lump: {'; '.join(said)}. The rim of an organ, fissures and vessels look like this, and do "
+            "differ from the organ.",
+            "Look at it on the scan; a better outline of the organ (--anatomy) or a higher --threshold takes it apart.",
         )
     ]
 
