@@ -41,7 +41,7 @@ _NEEDS = (
 )
 _SWITCHED = (*_NEEDS, "anatrust.reference.switched_attention")
 # Steps of the memory alone from which all arms start, and of every arm from there, of two pairs each.
-_FIRST, _STEPS = 1200, 300
+_FIRST, _STEPS = 700, 200
 _BATCH, _PAIRS = 2, 40
 # Small organs after a large one beside them: twelve organs that never overlap have no parts.
 _TREE = {"gallbladder": "liver", "right kidney": "liver", "pancreas": "stomach", "left kidney": "spleen"}
