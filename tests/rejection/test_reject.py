@@ -14,7 +14,6 @@ from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.rejection import GateSettings, RejectionSettings, TissueSettings, candidate_scores, reject
-from anatrust.rejection.nulls import _Lazy
 from anatrust.statistics.conformal_p import CohortNull
 
 OPEN = GateSettings(enabled=False)
@@ -460,22 +459,6 @@ def test_the_tissue_is_trimmed_where_other_patients_are_the_null_and_whole_where
     assert [p for _, p in auto] == [p for _, p in plain] != [p for _, p in trimmed]
     assert judged("auto", null="surrogate-max") == judged("plain", null="surrogate-max")
     assert candidate_scores(flat.scan, flat.labels, flat.anatomy)[0] == auto[0][0]
-
-
-def test_masks_are_made_only_when_asked_for():
-    made = []
-
-    def make(position):
-        made.append(position)
-        return np.array([True])
-
-    masks = _Lazy(make, (4, 7, 9))
-    assert len(masks) == 3
-    assert made == []
-    assert masks[1].all()
-    assert len(masks[1:]) == 2
-    list(masks)
-    assert made == [7, 4, 7, 9]
 
 
 def test_public_names():

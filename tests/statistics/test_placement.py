@@ -351,6 +351,9 @@ def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) 
     for limit in (1, 500):
         assert places.admissible(*search, limit).tolist() == places.admissible.py_func(*search, limit).tolist()
     anchors = places.admissible(*search, 500)
+    everywhere = search[1:]
+    assert places.admissible_anywhere(*everywhere).tolist() == anchors.tolist()
+    assert places.admissible_anywhere.py_func(*everywhere).tolist() == anchors.tolist()
     mask = candidate.reshape(-1).view(np.uint8)
     extent = outline.high - outline.low + 1
     overlap = (anchors, outline.anchor, outline.offsets, outline.lengths, extent, tissue.shape, mask)

@@ -13,6 +13,7 @@ from anatrust.rejection.case import Case
 from anatrust.rejection.contamination import split_classes, trim_atypical
 from anatrust.rejection.features import graded_intensity, local_features
 from anatrust.rejection.tissue import Tissue, dilated
+from anatrust.statistics.pieces import Claims, Piece
 
 __all__ = ["Comparison", "compare_with"]
 
@@ -46,24 +47,41 @@ class Comparison:
     classes: tuple[npt.NDArray[np.bool_], ...]
 
     def candidate(self, position: int) -> npt.NDArray[np.bool_]:
-        """A candidate in the tissue's box."""
+        """A candidate as a mask of the tissue's box."""
         return self.case.components.within(position, self.tissue.box)
+
+    def piece(self, position: int) -> Piece:
+        """A candidate as a piece of the tissue's box."""
+        components, box = self.case.components, self.tissue.box
+        # A member lies in its tissue's box.
+        own = components.boxes[position]
+        start = tuple(o.start - b.start for o, b in zip(own, box, strict=True))
+        return Piece(self.tissue.region.shape, start, components.within(position, own))
 
     def domain(self, members: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         """Tissue in which places are compared: the region (trimmed) and the candidates themselves."""
         where = self.tissue.region & ~self.dropped
         for position in members:
-            where |= self.candidate(position)
+            own = self.piece(position)
+            where[own.box] |= own.mask
         return where
 
-    def others(self, position: int) -> npt.NDArray[np.bool_]:
-        """The other candidates, dilated, without this one's own voxels: left out when it is tested."""
-        claims = self.tissue.claims.copy()
+    def others(self, members: tuple[int, ...]) -> Claims:
+        """The other candidates, dilated, without the tested one's own voxels: left out when each is tested."""
+        return Claims(self.tissue.claims, [self._dilated(position) for position in members])
+
+    def _dilated(self, position: int) -> Piece:
+        """A candidate with the gap around it."""
         found = dilated(position, self.tissue.box, self.case.components, self.case.settings.tissue.gap)
         # A member lies in its tissue's box.
         assert found is not None
-        claims[found[0]] -= found[1]
-        return (claims > 0) & ~self.candidate(position)
+        return Piece(self.tissue.region.shape, tuple(edge.start for edge in found[0]), found[1])
+
+    def inside(self, position: int) -> npt.NDArray[np.float32]:
+        """``(voxels, ...)`` features of a candidate."""
+        own = self.piece(position)
+        values: npt.NDArray[np.float32] = self.features[own.box][own.mask]
+        return values
 
     def contrast(self, position: int) -> float | None:
         """Mean grey value inside minus that of the normal tissue, in its standard deviations; None if it has none.
@@ -123,7 +141,7 @@ class Comparison:
                 f"its normal tissue ({self.tissue.description}) has {count} voxels left beside the candidates,"
                 f" and a comparison needs {least}"
             )
-        if not (finite and np.isfinite(self.features[self.candidate(position)]).all()):
+        if not (finite and np.isfinite(self.inside(position)).all()):
             return "its features are not finite numbers (grey values too large to square)"
         return None
 
@@ -139,7 +157,9 @@ def compare_with(case: Case, tissue: Tissue) -> Comparison:
     normal = tissue.normal
     region = tissue.region.copy()
     for position in tissue.members:
-        region |= case.components.within(position, tissue.box)
+        box = case.components.boxes[position]
+        here = tuple(slice(o.start - b.start, o.stop - b.start) for o, b in zip(box, tissue.box, strict=True))
+        region[here] |= case.components.within(position, box)
     grey = graded_intensity(image, region, percentiles=settings.percentiles, levels=settings.levels)
     reference: npt.NDArray[np.bool_] = normal
     classes: tuple[npt.NDArray[np.bool_], ...] = (normal,)

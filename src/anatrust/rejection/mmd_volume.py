@@ -36,7 +36,7 @@ def mmd2_volume(comparison: Comparison, position: int) -> float:
     Gretton et al., A Kernel Two-Sample Test, JMLR 13 (2012), equation 3 and theorem 12 (the
     scaling); R2Seg, "Reject".
     """
-    own = _rows(comparison.features[comparison.candidate(position)])
+    own = _rows(comparison.inside(position))
     voxel = comparison.case.components.grid.voxel_volume
     scores = []
     for part in comparison.classes:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,29 +20,6 @@ __all__ = ["candidate_seed", "scan_tests"]
 
 BoolArray = npt.NDArray[np.bool_]
 _CAP = 4_000
-
-
-class _Lazy(Sequence[BoolArray]):
-    """Masks made one at a time when asked for: fifty of a whole liver would not fit in memory."""
-
-    def __init__(self, make: Callable[[int], BoolArray], positions: tuple[int, ...]) -> None:
-        self._make = make
-        self._positions = positions
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    @overload
-    def __getitem__(self, index: int) -> BoolArray: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[BoolArray]: ...
-    def __getitem__(self, index: int | slice) -> BoolArray | Sequence[BoolArray]:
-        if isinstance(index, slice):
-            return _Lazy(self._make, self._positions[index])
-        return self._make(self._positions[index])
-
-    def __iter__(self) -> Iterator[BoolArray]:
-        return map(self._make, self._positions)
 
 
 def candidate_seed(components: Components, position: int, seed: int) -> int:
@@ -119,8 +95,7 @@ def _places(
     seed: int,
 ) -> list[TestResult]:
     """Placement or surrogate test of some candidates in one domain."""
-    candidates = _Lazy(comparison.candidate, positions)
-    excluded = _Lazy(comparison.others, positions)
+    candidates = [comparison.piece(p) for p in positions]
     spacing = comparison.case.components.grid.spacing
     if null == "placement":
         own_seeds = [seeds[p] for p in positions]
@@ -128,7 +103,7 @@ def _places(
             comparison.features,
             domain,
             candidates,
-            excluded=excluded,
+            excluded=comparison.others(positions),
             spacing=spacing,
             n_draws=n_draws,
             seeds=own_seeds,

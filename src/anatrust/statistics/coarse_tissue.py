@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from anatrust.errors import InputError
 from anatrust.statistics.ball_scan import block_sums
+from anatrust.statistics.pieces import Piece
 
 __all__ = ["CoarseTissue", "grown"]
 
@@ -46,7 +47,7 @@ class CoarseTissue:
         cls,
         features: npt.NDArray[np.floating],
         domain: BoolArray,
-        candidates: list[BoolArray],
+        candidates: Sequence[BoolArray | Piece],
         spacing: Sequence[float] | None,
     ) -> CoarseTissue:
         """Check the input of a surrogate test and make it small.
@@ -66,9 +67,10 @@ class CoarseTissue:
             raise InputError(f"features {features.shape} do not fit a domain of shape {domain.shape}")
         voxels = []
         for number, candidate in enumerate(candidates):
-            if candidate.shape != domain.shape:
-                raise InputError(f"candidate {number} has shape {candidate.shape}, the domain {domain.shape}")
-            voxels.append(np.flatnonzero(candidate))
+            piece = Piece.of(candidate)
+            if piece.shape != domain.shape:
+                raise InputError(f"candidate {number} has shape {piece.shape}, the domain {domain.shape}")
+            voxels.append(piece.flat())
             if not voxels[-1].size:
                 raise InputError(f"candidate {number} is empty: there is nothing to test")
         step = np.ones(ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from anatrust.errors import InputError
 from anatrust.statistics.kernels import Kernel, kernel_ladder
+from anatrust.statistics.left_out import ClaimedTissue, MaskedTissue
+from anatrust.statistics.pieces import Claims, Piece
 from anatrust.statistics.place_contrast import contrast_statistics
 from anatrust.statistics.place_statistics import Placed, fourier_statistics, histogram_statistics
 from anatrust.statistics.places import Places, Shape, Tissue, TissueField, draw_places
@@ -20,6 +22,7 @@ __all__ = ["placement_test", "placement_tests"]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 _Overlaps = Literal["exceed", "rank"]
 
 
@@ -137,9 +140,9 @@ def placement_test(
 def placement_tests(
     features: npt.NDArray[np.floating],
     domain: BoolArray,
-    candidates: Sequence[BoolArray],
+    candidates: Sequence[BoolArray | Piece],
     *,
-    excluded: Sequence[BoolArray | None] | None = None,
+    excluded: Sequence[BoolArray | None] | Claims | None = None,
     spacing: Sequence[float] | None = None,
     kernels: Sequence[Kernel] | None = None,
     n_draws: int | None = 999,
@@ -154,10 +157,11 @@ def placement_tests(
     features, domain, spacing, kernels, n_draws, overlaps
         As for `placement_test`; the domain includes all candidates.
     candidates
-        Each ``(*shape,)`` bool, within the domain.
+        Each ``(*shape,)`` bool, or a `Piece` of that grid, within the domain.
     excluded
         For each candidate the part of the domain (the other candidates, dilated) that is
-        left out for it, or None. It must not touch the candidate.
+        left out for it, or None. It must not touch the candidate. As `Claims` for many candidates: the
+        results are the same, and what all leave out is prepared once.
     seeds
         One seed a candidate for its sample of places; default: all `seed`. Derive it from the
         candidate's geometry and results do not depend on the order of the candidates.
@@ -186,19 +190,23 @@ def placement_tests(
     whole = TissueField.of(np.asarray(features), np.asarray(domain))
     excluded = [None] * len(candidates) if excluded is None else excluded
     seeds = [seed] * len(candidates) if seeds is None else seeds
-    if not len(candidates) == len(excluded) == len(seeds):
-        raise InputError(f"{len(candidates)} candidates need as many exclusions ({len(excluded)}) and seeds")
+    exclusions = len(excluded.own if isinstance(excluded, Claims) else excluded)
+    if not len(candidates) == exclusions == len(seeds):
+        raise InputError(f"{len(candidates)} candidates need as many exclusions ({exclusions}) and seeds")
     if n_draws is not None and n_draws < 1:
         raise InputError(f"a placement test needs at least 1 draw, not {n_draws}")
     if overlaps not in get_args(_Overlaps):
         raise InputError(f"overlapping places can 'exceed' or 'rank', not '{overlaps}'")
     if not candidates:
         return []
-    shared = Tissue.of(whole.domain)
-    trials = [
-        _trial(whole, shared, candidate, left_out, n_draws, np.random.default_rng(own))
-        for candidate, left_out, own in zip(candidates, excluded, seeds, strict=True)
-    ]
+    ground = ClaimedTissue.of(whole, excluded) if isinstance(excluded, Claims) else MaskedTissue(whole, excluded)
+    trials = []
+    for number, (candidate, own) in enumerate(zip(candidates, seeds, strict=True)):
+        voxels = whole.voxels(candidate, "candidate")
+        if voxels.size == 0:
+            raise InputError("the candidate is empty: there is nothing to test")
+        with ground.of_candidate(number, voxels) as (tissue, removed):
+            trials.append(_trial(voxels, tissue, removed, n_draws, np.random.default_rng(own)))
     able = [trial for trial in trials if trial.reason is None]
     if not able:
         return [TestResult.abstain(str(trial.reason), null="placement") for trial in trials]
@@ -243,29 +251,11 @@ class _Trial:
 
 
 def _trial(
-    whole: TissueField,
-    shared: Tissue,
-    candidate: BoolArray,
-    left_out: BoolArray | None,
-    n_draws: int | None,
-    rng: np.random.Generator,
+    voxels: IntArray, tissue: Tissue, removed: Shape | None, n_draws: int | None, rng: np.random.Generator
 ) -> _Trial:
     """Find the places of one candidate."""
-    voxels = whole.voxels(candidate, "candidate")
-    if voxels.size == 0:
-        raise InputError("the candidate is empty: there is nothing to test")
-    shape = Shape.of(voxels, shared.shape)
-    tissue, removed = shared, None
-    if left_out is not None and np.any(left_out):
-        # What is left out may reach beyond the tissue; only what lies in it matters.
-        gone = whole.shared(np.asarray(left_out))
-        if gone.size:
-            # Both are ascending.
-            if (gone[np.minimum(np.searchsorted(gone, voxels), gone.size - 1)] == voxels).any():
-                raise InputError("what is left out of the domain touches the candidate: exclude the others only")
-            removed = Shape.of(gone, shared.shape)
-            tissue = shared.without(removed)
-    n = tissue.voxels.size - voxels.size
+    shape = Shape.of(voxels, tissue.shape)
+    n = tissue.size - voxels.size
     places, reason = Places(np.empty(0, dtype=np.int64), np.empty(0, dtype=bool), True), None
     if voxels.size < 2 or n < 2:
         reason = f"the candidate has {voxels.size} and the rest of the tissue {n} voxels; a test needs 2 of each"

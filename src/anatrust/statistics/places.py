@@ -7,13 +7,15 @@ first axis of length 1), C-ordered and flattened.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from anatrust.errors import InputError
+from anatrust.statistics.pieces import Piece
 
 __all__ = ["Places", "Shape", "Tissue", "TissueField", "draw_places"]
 
@@ -89,6 +91,38 @@ def admissible(
         if fits:
             found[count] = anchor
             count += 1
+    return found[:count]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def admissible_anywhere(
+    right: npt.NDArray[np.int32], offsets: IntArray, lengths: IntArray, low: IntArray, high: IntArray, shape: IntArray
+) -> IntArray:
+    """All anchors whose shape lies within the tissue, ascending.
+
+    Where a run of the shape does not fit, it fits nowhere before the end of the tissue's run either, so rows are
+    crossed in leaps; and the run that failed last is looked at first, for it mostly fails at the next place too.
+    """
+    found = np.empty(right.size, dtype=np.int64)
+    count = suspect = 0
+    for z in range(-low[0], shape[0] - high[0]):
+        for y in range(-low[1], shape[1] - high[1]):
+            row = (z * shape[1] + y) * shape[2]
+            anchor, end = row - low[2], row + shape[2] - high[2]
+            while anchor < end:
+                length = right[anchor + offsets[suspect]]
+                if length < lengths[suspect]:
+                    anchor += length + 1
+                    continue
+                run = 0
+                while run < offsets.size and right[anchor + offsets[run]] >= lengths[run]:
+                    run += 1
+                if run == offsets.size:
+                    found[count] = anchor
+                    count += 1
+                    anchor += 1
+                else:
+                    suspect = run
     return found[:count]
 
 
@@ -172,31 +206,37 @@ class TissueField:
             raise InputError("a feature in the domain is NaN or infinite: leave such voxels out of the domain")
         return cls(tuple(box), domain.shape, inside, chosen, order)
 
-    def voxels(self, mask: BoolArray, name: str) -> IntArray:
+    def voxels(self, mask: BoolArray | Piece, name: str) -> IntArray:
         """Flat indices, in the box, of a mask on the full grid that must lie within the domain."""
-        mask = np.asarray(mask)
-        if mask.shape != self.shape:
-            raise InputError(f"the {name} has shape {mask.shape}, the domain {self.shape}")
-        inside, total = self._numbers(mask)
+        piece = Piece.of(mask)
+        if piece.shape != self.shape:
+            raise InputError(f"the {name} has shape {piece.shape}, the domain {self.shape}")
+        inside, total = self._numbers(piece)
         if inside.size != total or not self.domain.reshape(-1)[inside].all():
             raise InputError(f"the {name} leaves the domain: add its voxels to the tissue")
         return inside
 
-    def shared(self, mask: BoolArray) -> IntArray:
+    def shared(self, mask: BoolArray | Piece) -> IntArray:
         """Flat indices, in the box, of what a mask on the full grid shares with the domain."""
-        inside, _ = self._numbers(mask)
+        inside, _ = self._numbers(Piece.of(mask))
         return inside[self.domain.reshape(-1)[inside]]
 
-    def _numbers(self, mask: BoolArray) -> tuple[IntArray, int]:
-        """Flat indices, in the box, of a mask on the full grid, ascending, and how many voxels it has anywhere."""
-        where = np.unravel_index(np.flatnonzero(mask), mask.shape)
+    def arranged(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """An array on the full grid cropped and arranged like `domain`."""
+        inside = array[self.box]
+        inside = inside.reshape((1,) * (3 - inside.ndim) + inside.shape)
+        return np.ascontiguousarray(inside.transpose(self.order))
+
+    def _numbers(self, piece: Piece) -> tuple[IntArray, int]:
+        """Flat indices, in the box, of a piece of the full grid, ascending, and how many voxels it has anywhere."""
+        where = piece.index()
         total = where[0].size
         held = np.ones(total, dtype=bool)
         for index, edge in zip(where, self.box, strict=True):
             held &= (index >= edge.start) & (index < edge.stop)
         zero = np.zeros(np.count_nonzero(held), dtype=np.int64)
         cropped = [index[held] - edge.start for index, edge in zip(where, self.box, strict=True)]
-        axes = [*[zero] * (3 - mask.ndim), *cropped]
+        axes = [*[zero] * (3 - len(where)), *cropped]
         flat = np.ravel_multi_index([axes[axis] for axis in self.order], self.domain.shape)
         return np.sort(flat), total
 
@@ -218,11 +258,30 @@ class Tissue:
         Flat indices of the tissue's voxels, ascending.
     right
         Run lengths, see `run_lengths`.
+    added
+        Flat indices of voxels that belong to it besides `voxels`, ascending: a copy of all for the few of one
+        candidate would cost more than the search.
     """
 
     shape: IntArray
     voxels: IntArray
     right: npt.NDArray[np.int32]
+    added: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def size(self) -> int:
+        """Number of its voxels."""
+        return int(self.voxels.size + self.added.size)
+
+    def numbered(self, ranks: IntArray) -> IntArray:
+        """Flat indices of the voxels with these ranks in ascending order."""
+        if not self.added.size:
+            return self.voxels[ranks]
+        own = np.searchsorted(self.voxels, self.added) + np.arange(self.added.size)
+        before = np.searchsorted(own, ranks, side="right")
+        last = np.maximum(before - 1, 0)
+        found = self.voxels[np.minimum(ranks - before, self.voxels.size - 1)] if self.voxels.size else self.added[last]
+        return np.where((before > 0) & (own[last] == ranks), self.added[last], found)
 
     @classmethod
     def of(cls, domain: BoolArray) -> Tissue:
@@ -329,22 +388,19 @@ def draw_places(shape: Shape, tissue: Tissue, n_draws: int | None, rng: np.rando
     other admissible places: if the candidate's place is uniform too, the two together are
     exchangeable.
     """
-
-    def fitting(anchors: IntArray, limit: int) -> IntArray:
-        low, high, offsets, lengths = shape.low, shape.high, shape.offsets, shape.lengths
-        return np.asarray(admissible(anchors, tissue.right, offsets, lengths, low, high, tissue.shape, limit))
-
-    n_voxels = tissue.voxels.size
+    bounds = (shape.low, shape.high, tissue.shape)
+    n_voxels = tissue.size
     wanted = n_voxels if n_draws is None else n_draws
     found = np.empty(0, dtype=np.int64)
     if n_voxels > 2 * _TRIES * wanted:
-        tried = tissue.voxels[rng.integers(n_voxels, size=_TRIES * wanted)]
+        tried = tissue.numbered(rng.integers(n_voxels, size=_TRIES * wanted))
         # Dropping repeats in order of appearance leaves a sample without replacement.
         tried = tried[np.sort(np.unique(tried, return_index=True)[1])]
-        found = fitting(tried[tried != shape.anchor], wanted)
+        tried = tried[tried != shape.anchor]
+        found = np.asarray(admissible(tried, tissue.right, shape.offsets, shape.lengths, *bounds, wanted))
     enumerated = False
     if found.size < wanted:
-        found = fitting(tissue.voxels, n_voxels)
+        found = np.asarray(admissible_anywhere(tissue.right, shape.offsets, shape.lengths, *bounds))
         found = found[found != shape.anchor]
         enumerated = found.size <= wanted
         if not enumerated:

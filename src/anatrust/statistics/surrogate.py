@@ -15,6 +15,7 @@ import numpy.typing as npt
 from anatrust.errors import InputError
 from anatrust.statistics.ball_scan import BallScan
 from anatrust.statistics.coarse_tissue import CoarseTissue, grown
+from anatrust.statistics.pieces import Piece
 from anatrust.statistics.result import VALID_FOR, TestResult
 from anatrust.statistics.scan_statistic import Combination, Members, ScanStatistic, steepest_growth
 from anatrust.statistics.tail_scores import tail_scores
@@ -55,7 +56,7 @@ _SIDES: dict[str, tuple[int, ...]] = {"both": (0, 1), "brighter": (0,), "darker"
 def surrogate_max_test(
     features: npt.NDArray[np.floating],
     domain: BoolArray,
-    candidates: Sequence[BoolArray],
+    candidates: Sequence[BoolArray | Piece],
     *,
     spacing: Sequence[float] | None = None,
     n_surrogates: int = 199,
@@ -184,7 +185,7 @@ def surrogate_max_test(
         raise InputError(f"the direction is '{direction}': choose one of {', '.join(get_args(Direction))}")
     if not candidates:
         return []
-    tissue = CoarseTissue.of(np.asarray(features), np.asarray(domain), [np.asarray(c) for c in candidates], spacing)
+    tissue = CoarseTissue.of(np.asarray(features), np.asarray(domain), candidates, spacing)
     abstain = partial(TestResult.abstain, null="surrogate-max", floor=1 / (n_surrogates + 1))
     count = int(np.count_nonzero(tissue.mask))
     large = [share > 0 for share in tissue.candidates if share.sum() > _LARGE * count]
