@@ -327,7 +327,7 @@ def test_results_depend_on_neither_order_nor_cropping_nor_threads(monkeypatch, r
     first = surrogate_max_test(image, tissue, candidates, n_surrogates=39, seed=9)
     assert surrogate_max_test(image, tissue, candidates[::-1], n_surrogates=39, seed=9) == first[::-1]
     monkeypatch.setattr(surrogate, "_THREADS", 1)
-    monkeypatch.setattr(surrogate, "_CHUNK", 1)
+    monkeypatch.setattr(surrogate, "LANES", 2)
     crop = (slice(3, -4), slice(5, -2))
     again = surrogate_max_test(image[crop], tissue[crop], [c[crop] for c in candidates], n_surrogates=39, seed=9)
     assert again == first
@@ -391,26 +391,31 @@ def test_bad_input_is_refused_in_one_line(change: dict, words: str) -> None:
 def test_contrasts_grow_fastest_in_smooth_fields(rng: np.random.Generator) -> None:
     tissue = organ((94, 94), 45)
     scan = BallScan(tissue.astype(np.float32), (1.0, 1.0))
-    noise, rough, smooth = (
-        steepest_growth(scan, (field * tissue).astype(np.float32))
-        for field in (
-            rng.standard_normal(tissue.shape),
-            texture_field(tissue.shape, 30.0, rng, kind="exponential"),
-            texture_field(tissue.shape, 30.0, rng),
-        )
+    fields = (
+        rng.standard_normal(tissue.shape),
+        texture_field(tissue.shape, 30.0, rng, kind="exponential"),
+        texture_field(tissue.shape, 30.0, rng),
     )
+    values = np.stack([field[tissue] for field in fields]).astype(np.float32)
+    noise, rough, smooth = steepest_growth(scan, values)
     assert noise < 0 < rough < 0.5 * smooth
+    assert steepest_growth(scan, values[1:2]) == rough
     small = organ((14, 14), 6)
-    assert steepest_growth(BallScan(small.astype(np.float32), (1.0, 1.0)), small.astype(np.float32)) == np.inf
+    values = rng.standard_normal((2, np.count_nonzero(small))).astype(np.float32)
+    assert (steepest_growth(BallScan(small.astype(np.float32), (1.0, 1.0)), values) == np.inf).all()
 
 
 def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) -> None:
     values, where = rng.standard_normal((3, 60)).astype(np.float32), rng.random((60, 2))
-    for shares in (SHARES, np.array([0.0, 0.4, 1.0])):
-        search = (values, 1, np.arange(0, 60, 2), where, shares)
+    for shares in (np.array([0.0]), SHARES, np.array([0.0, 0.4, 1.0])):
+        search = (values, np.stack([values.max(axis=1), values.min(axis=1)]), 1, np.arange(0, 60, 2), where, shares)
         compiled = scan_statistic.extremes(*search)
         assert np.allclose(compiled, scan_statistic.extremes.py_func(*search), rtol=1e-4)
     assert (compiled[:, 2] == 0.0).all()  # nothing is left to compare with
+    around, weight = rng.integers(20, size=60), rng.random(60).astype(np.float32)
+    contrasts = scan_statistic.contrasted(values, values[:, :20], around, weight)
+    assert np.array_equal(contrasts, (values - values[:, around]) * weight)
+    assert np.array_equal(contrasts, scan_statistic.contrasted.py_func(values, values[:, :20], around, weight))
     for values in (rng.standard_normal(10_000).astype(np.float32), np.ones(50, dtype=np.float32)):
         for step in (1, 3):
             middle, spread = scan_statistic.deciles(values, step)
@@ -422,15 +427,18 @@ def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) 
 
 def test_no_candidate_is_odder_than_the_oddest_place(rng: np.random.Generator) -> None:
     tissue = organ((60, 60), 29)
-    sample = np.stack([texture("2", tissue.shape, rng) for _ in range(8)]).astype(np.float32)
+    sample = np.stack([texture("2", tissue.shape, rng)[tissue] for _ in range(8)]).astype(np.float32)
     statistic = ScanStatistic(BallScan(tissue.astype(np.float32), (1.0, 1.0)), sample)
     field = texture("2", tissue.shape, rng).astype(np.float32)
     family = [(measure, 0) for measure in range(len(statistic.scan.measures))]
-    [most] = statistic.maxima(field[None], family)
+    [most] = statistic.maxima(field[tissue][None], family)
+    # However many are scanned together.
+    together = statistic.maxima(np.concatenate([sample, sample, field[tissue][None]]), family)
+    assert np.array_equal(together[16], most)
     for shape in [*brightest(field, tissue, 3, 4), *thresholded(field, tissue, 2.0, 0.0)]:
-        members = statistic.members([held for [held] in statistic.scan.means(shape[None].astype(np.float32))])
+        members = statistic.members([held for [held] in statistic.scan.means(shape[tissue][None].astype(np.float32))])
         assert members.combinations
-        [scores] = statistic.scores(field, [members])
+        [scores] = statistic.scores(field[tissue], [members])
         for (measure, share), score in zip(members.combinations, scores, strict=True):
             assert share or (score <= most[measure] + 1e-5).all()
 
@@ -438,7 +446,7 @@ def test_no_candidate_is_odder_than_the_oddest_place(rng: np.random.Generator) -
 def test_contrasts_at_the_rim_vary_no_more_than_elsewhere(rng: np.random.Generator) -> None:
     tissue = organ((70, 70), 34)
     scan = BallScan(tissue.astype(np.float32), (1.0, 1.0))
-    fields = np.stack([texture("1", tissue.shape, rng) for _ in range(216)]).astype(np.float32) * tissue
+    fields = np.stack([texture("1", tissue.shape, rng)[tissue] for _ in range(216)]).astype(np.float32)
     even = ScanStatistic(scan, fields[:16])
     assert all((w == 1).all() for w in ScanStatistic(scan)._weights)
     ratios = []

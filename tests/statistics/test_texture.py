@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import scipy.fft
 from scipy import ndimage
 from scipy.stats import kstest, norm
 
@@ -11,7 +14,7 @@ from anatrust.errors import InputError
 from anatrust.statistics import ball_scan
 from anatrust.statistics.ball_scan import BallScan, block_sums, halve
 from anatrust.statistics.tail_scores import tail_scores
-from anatrust.statistics.texture import LongTexture, fit_texture, normal_scores, ranked, shaped_noise
+from anatrust.statistics.texture import _NORMAL, LongTexture, fit_texture, normal_scores, ranked, shaped_noise
 
 
 def disc(shape: tuple[int, ...], radius: float) -> np.ndarray:
@@ -100,9 +103,8 @@ def test_noise_is_the_amplitude_times_normal_quantiles() -> None:
 @pytest.mark.parametrize(("shape", "spacing"), [((60, 50), (1.0, 2.0)), ((20, 24, 10), (1.0, 1.0, 3.0))])
 def test_smooth_fields_have_the_correlation_asked_for(shape, spacing, rng: np.random.Generator) -> None:
     texture = LongTexture(shape, spacing, 8.0)
-    fields = texture.pairs([rng] * 400)
-    assert (fields.shape, fields.dtype) == ((800, *shape), np.float32)
-    stack = fields.reshape(800, -1)
+    stack = texture.pairs([rng] * 400, np.ones(shape, dtype=bool))
+    assert (stack.shape, stack.dtype) == ((800, math.prod(shape)), np.float32)
     one, far = np.ravel_multi_index([0] * len(shape), shape), np.ravel_multi_index([4] * len(shape), shape)
     away = 16 * sum(s**2 for s in spacing)
     assert stack.var(axis=0).mean() == pytest.approx(1.0, abs=0.1)
@@ -115,8 +117,9 @@ def test_fields_have_the_correlation_of_the_tissue(ndim: int, rng: np.random.Gen
     tissue = np.ones(shape, bool) if ndim == 1 else disc(shape, min(shape) * 0.48)
     scores = np.where(tissue, smooth(shape, 1.5, rng), np.float32(0))
     model = fit_texture(scores, tissue, spacing=(1.0,) * ndim)
-    fields = model.pairs([rng] * 6)
-    assert (fields.shape, fields.dtype) == ((12, *shape), np.float32)
+    drawn = model.pairs([rng] * 6, np.ones(shape, dtype=bool))
+    assert (drawn.shape, drawn.dtype) == ((12, math.prod(shape)), np.float32)
+    fields = drawn.reshape(12, *shape)
     assert np.mean([f.var() for f in fields]) == pytest.approx(1.0, abs=0.1)
     for lag in (1, 2, 3):
         expected = np.exp(-(lag**2) / (4 * 1.5**2))
@@ -143,7 +146,7 @@ def test_anisotropic_voxels_keep_their_correlation(rng: np.random.Generator) -> 
     field = ndimage.gaussian_filter(rng.standard_normal(tissue.shape), (0.4, 2.0), mode="wrap")
     field = (field / field.std()).astype(np.float32)
     model = fit_texture(field, tissue, spacing=(5.0, 1.0))
-    drawn = model.pairs([rng] * 5)
+    drawn = model.pairs([rng] * 5, tissue).reshape(10, *tissue.shape)
     across = np.mean([(f[1:] * f[:-1]).mean() for f in drawn])
     along = np.mean([(f[:, 1:] * f[:, :-1]).mean() for f in drawn])
     assert along > 0.8
@@ -171,7 +174,7 @@ def test_ball_means_equal_the_definition(shape, spacing, rng: np.random.Generato
     tissue = disc(shape, min(shape) * 0.45) if len(shape) == 2 else rng.random(shape) > 0.1
     scan = BallScan(tissue.astype(np.float32), spacing)
     fields = rng.standard_normal((2, *shape)).astype(np.float32)
-    means = scan.means(fields)
+    means = scan.means(fields[:, tissue])
     assert len(means) == len(scan.scales) >= 4
     grid = np.indices(shape)
     for number, scale in enumerate(scan.scales[:5]):  # the others lie on coarser levels
@@ -184,8 +187,9 @@ def test_ball_means_equal_the_definition(shape, spacing, rng: np.random.Generato
 
 def test_contrasts_are_to_the_surroundings(rng: np.random.Generator) -> None:
     shape = (60, 70)
-    scan = BallScan(disc(shape, 27).astype(np.float32), (1.0, 1.0))
-    ramp = np.linspace(0, 50, shape[0], dtype=np.float32)[None, :, None] + np.zeros((1, *shape), dtype=np.float32)
+    tissue = disc(shape, 27)
+    scan = BallScan(tissue.astype(np.float32), (1.0, 1.0))
+    ramp = np.broadcast_to(np.linspace(0, 50, shape[0], dtype=np.float32)[:, None], shape)[tissue][None]
     means = [own for [own] in scan.means(ramp)]
     kinds: dict[int, list[int | None]] = {}
     for measure, [contrast] in zip(scan.measures, scan.contrasts(ramp), strict=True):
@@ -221,7 +225,7 @@ def test_a_tissue_too_thin_for_wide_balls_has_no_places_of_them() -> None:
     assert measured == set(range(max(measured) + 1))
     assert all(scan.scales[number].weight.size for number in measured)
     assert any(not scale.weight.size for scale in scan.scales)
-    assert all(np.isfinite(own).all() for own in scan.contrasts(thin[None]))
+    assert all(np.isfinite(own).all() for own in scan.contrasts(thin[None, thin > 0]))
 
 
 def test_coarser_levels_see_a_large_ball(rng: np.random.Generator) -> None:
@@ -233,10 +237,10 @@ def test_coarser_levels_see_a_large_ball(rng: np.random.Generator) -> None:
     assert len(scan.scales) > 5  # more than the finest level has
     assert all(scan.scales[m.scale].places >= 10 for m in scan.measures)
     field = (np.hypot(*(np.indices((128, 128)) - 63.5)) <= 16).astype(np.float32)
-    means = scan.means(field[None])
+    means = scan.means(field.reshape(1, -1))
     number = int(np.argmin(np.abs(np.array(radii) - 16)))
     assert means[number].max() > 0.7
-    flat = scan.means(np.full((1, 128, 128), 3.0, dtype=np.float32))
+    flat = scan.means(np.full((1, 128 * 128), 3.0, dtype=np.float32))
     assert all(np.allclose(m, 3.0, atol=1e-5) for m in flat)
 
 
@@ -247,14 +251,101 @@ def test_sums_over_blocks_and_pairs() -> None:
     assert halve(array, (1,)).tolist() == [[0.5, 2.5], [4.5, 6.5], [8.5, 10.5]]
 
 
+def plain_means(scan: BallScan, share: np.ndarray, fields: np.ndarray, spacing) -> list[np.ndarray]:
+    """The same in plain NumPy: sums ball by ball and shell by shell, voxel after voxel, on levels halved as images."""
+    means: list[np.ndarray] = []
+    level, step = fields * share, np.array(spacing, dtype=float)
+    radii = [scale.radius for scale in scan.scales]
+    while len(means) < len(radii):
+        unit = step.min()
+        if means:
+            axes = np.flatnonzero(step < 1.5 * unit)
+            level = halve(level, [axis + 1 for axis in axes])
+            step = step * np.where(np.isin(range(step.size), axes), 2.0, 1.0)
+            unit = step.min()
+        reach = [int(2.83 * unit / s) for s in step]
+        roomy = np.pad(level, [(0, 0), *((n, n) for n in reach)])
+        total, inner = np.zeros_like(level), -1.0
+        for outer in (2.0, 2.83) if means else (0.0, 1.0, 1.42, 2.0, 2.83):
+            if len(means) == len(radii):
+                break
+            for offset in np.ndindex(*(2 * n + 1 for n in reach)):
+                away = (((np.array(offset) - reach) * step) ** 2).sum()
+                if (inner * unit < 0 or away > (inner * unit) ** 2 + 1e-9) and away <= (outer * unit) ** 2 + 1e-9:
+                    shifted = tuple(slice(o, o + n) for o, n in zip(offset, level.shape[1:], strict=True))
+                    total = total + roomy[(slice(None), *shifted)]
+            inner, scale = outer, scan.scales[len(means)]
+            centres = tuple(np.rint(scale.positions / step - 0.5).astype(int).T)
+            means.append(total[(slice(None), *centres)] * scale.weight)
+    return means
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "n"),
+    [((61, 70), (1.0, 1.0), 1), ((24, 27, 13), (1.0, 1.0, 2.5), 3), ((33, 30, 29), (1.0, 1.0, 1.2), 37)],
+)
+def test_many_fields_at_a_time_have_the_very_means_of_the_plain_sums(shape, spacing, n, rng) -> None:
+    tissue = disc(shape, min(shape) * 0.45) if len(shape) == 2 else rng.random(shape) > 0.1
+    scan = BallScan(tissue.astype(np.float32), spacing)
+    assert len(scan._levels) > 1
+    fields = rng.standard_normal((n, *shape)).astype(np.float32)
+    means = scan.means(fields[:, tissue])
+    expected = plain_means(scan, tissue.astype(np.float32), fields, spacing)
+    for own, wanted in zip(means, expected, strict=True):
+        assert own.shape == wanted.shape
+        assert np.array_equal(own, wanted)
+    for contrast, measure in zip(scan.contrasts(fields[:, tissue]), scan.measures, strict=True):
+        lower = 0 if measure.wider is None else expected[measure.wider][:, measure.around]
+        assert np.array_equal(contrast, expected[measure.scale] - lower)
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((60, 70), (1.0, 1.0)), ((24, 26, 12), (1.0, 1.0, 2.5))])
+def test_surroundings_are_the_nearest_of_all(shape, spacing, rng: np.random.Generator) -> None:
+    tissue = rng.random(shape) > 0.3
+    scan = BallScan(tissue.astype(np.float32), spacing)
+    for measure in scan.measures:
+        if measure.wider is not None:
+            own, outer = scan.scales[measure.scale], scan.scales[measure.wider]
+            away = np.linalg.norm(outer.positions[None] - own.positions[:400, None], axis=-1)
+            assert np.allclose(away[np.arange(len(away)), measure.around[:400]], away.min(axis=1))
+            assert np.allclose(measure.layout[:400, 2] * outer.radius, away.min(axis=1))
+
+
+def test_fields_are_those_of_the_plain_inverse_transform(rng: np.random.Generator) -> None:
+    tissue = rng.random((20, 24, 10)) > 0.4
+    model = fit_texture(smooth(tissue.shape, 1.0, rng) * tissue, tissue, spacing=(1.0, 1.0, 2.0))
+    drawn = model.pairs([np.random.default_rng(k) for k in range(3)], tissue)
+    for k in range(3):
+        bits = np.random.default_rng(k).bit_generator.random_raw(-(-model.amplitude.size // 2)).view("<u2")
+        real, imaginary = _NORMAL[bits[: 2 * model.amplitude.size]].reshape(*model.amplitude.shape, 2).T
+        both = scipy.fft.ifftn((real + 1j * imaginary).T * model.amplitude, norm="ortho")[:20, :24, :10]
+        assert np.array_equal(drawn[2 * k], both.real[tissue])
+        assert np.array_equal(drawn[2 * k + 1], both.imag[tissue])
+
+
 def test_compiled_sums_equal_their_python_source(rng: np.random.Generator) -> None:
-    padded = rng.random((2, 4096)).astype(np.float32)
-    blocks, offsets, ends = np.array([1024, 2048]), np.array([0, -3, 3, -50, 50]), np.array([1, 3, 5])
-    centres, stops = np.array([1030, 2050, 1030, 2050, 2060, 2060]), np.array([2, 5, 6])
-    search = (padded, blocks, offsets, ends, centres, stops)
-    sums = ball_scan.shell_sums(*search)
-    assert np.allclose(sums, ball_scan.shell_sums.py_func(*search))
-    assert sums[:, 2] == pytest.approx(padded[:, [1027, 1030, 1033]].sum(axis=1))
+    values, share = rng.random((3, 4)).astype(np.float32), np.array([1, 1, 0.5, 1], dtype=np.float32)
+    rows = np.array([5, 6, 7, 9])
+    lanes = ball_scan.side_by_side(values, share, rows, 12)
+    assert np.array_equal(lanes, ball_scan.side_by_side.py_func(values, share, rows, 12))
+    assert np.array_equal(lanes[rows, :3], (values * share).T)
+    assert np.count_nonzero(lanes) == values.size
+    for children in (np.array([[5, 6], [7, 0]]), np.array([[5, 6, 7, 0], [9, 0, 0, 0]])):
+        search = (lanes, children, np.array([1, 3]), 4)
+        halved = ball_scan.merged(*search)
+        assert np.array_equal(halved, ball_scan.merged.py_func(*search))
+        assert np.allclose(halved[[1, 3]], lanes[children].mean(axis=1))
+        assert not halved[[0, 2]].any()
+    # Two stretches of centres, balls of one and of three voxels; the last ball is not wanted.
+    numbers = np.array([[0, 1, 2], [0, 1, -1]], dtype=np.int32)
+    runs, shells, ends = np.array([[5, 2], [9, 1]]), np.array([0, -1, 1]), np.array([1, 3])
+    weights = np.array([1, 1, 1, 0.5, 0.25], dtype=np.float32)
+    search = (lanes, 3, runs, shells, ends, numbers, np.array([3, 2]), weights)
+    means = ball_scan.ball_means(*search)
+    assert np.array_equal(means, ball_scan.ball_means.py_func(*search))
+    assert np.array_equal(means[:9].reshape(3, 3), lanes[[5, 6, 9], :3].T)
+    wanted = np.stack([lanes[4:7, :3].sum(axis=0) * 0.5, lanes[5:8, :3].sum(axis=0) * 0.25], axis=1)
+    assert np.allclose(means[9:].reshape(3, 2), wanted)
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.7, 1.7, 5.0), (1.0, 1.0, 1.6)])

@@ -112,11 +112,14 @@ class Comparison:
         1.4826 times the median distance to the median, so that a cyst in the tissue does not widen it; where more
         than half of the tissue is of one grade, the plain standard deviation.
         """
-        values = self.features[self.normal | self.dropped]
-        values = values.reshape(len(values), -1).astype(np.float64)
-        robust = 1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
-        found: npt.NDArray[np.float64] = np.where(robust > _LEAST_SPREAD, robust, values.std(axis=0))
-        return np.maximum(found, _LEAST_SPREAD)
+        where = self.normal | self.dropped
+        found = []
+        # One feature at a time: an abdomen has ten million voxels.
+        for column in np.moveaxis(self.features.reshape(*where.shape, -1), -1, 0):
+            values = column[where].astype(np.float64)
+            robust = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+            found.append(max(robust if robust > _LEAST_SPREAD else float(values.std()), _LEAST_SPREAD))
+        return np.array(found)
 
     @cached_property
     def levels(self) -> tuple[npt.NDArray[np.float64], ...]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import takewhile
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BallScan", "Measure", "Scale", "block_sums"]
+__all__ = ["LANES", "BallScan", "Measure", "Scale", "block_sums"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -21,40 +21,87 @@ _FIRST_RADII: tuple[float, ...] = (0.0, 1.0, 1.42, 2.0, 2.83)
 _LATER_RADII: tuple[float, ...] = (2.0, 2.83)
 # A ball's surroundings are the balls of the scales so much further on, 1.41 and twice as wide.
 _NEAR, _FAR = 1, 2
-# Voxels summed at a time: they stay in the first cache.
-_BLOCK = 512
+# Fields are summed so many at a time, side by side in memory: a run of neighbours is then one long stretch.
+LANES = 16
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[misc, unused-ignore]
-def shell_sums(
-    fields: FloatArray, blocks: IntArray, offsets: IntArray, ends: IntArray, centres: IntArray, stops: IntArray
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def side_by_side(values: FloatArray, share: FloatArray, rows: IntArray, size: int) -> FloatArray:
+    """Fields ``(n, voxels)`` times the share of each voxel, as ``(size, LANES)`` with each voxel in its row."""
+    lanes = np.zeros((size, LANES), dtype=np.float32)
+    for i in range(rows.size):
+        for field in range(values.shape[0]):
+            lanes[rows[i], field] = values[field, i] * share[i]
+    return lanes
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def merged(lanes: FloatArray, children: IntArray, rows: IntArray, size: int) -> FloatArray:
+    """Means of 2, 4 or 8 children each, summed in pairs, as ``(size, LANES)``."""
+    found = np.zeros((size, LANES), dtype=np.float32)
+    part = np.empty((children.shape[1], LANES), dtype=np.float32)
+    scale = np.float32(1.0 / children.shape[1])
+    for i in range(rows.size):
+        for child in range(children.shape[1]):
+            for lane in range(LANES):
+                part[child, lane] = lanes[children[i, child], lane]
+        count = children.shape[1] // 2
+        while count:
+            for pair in range(count):
+                for lane in range(LANES):
+                    part[pair, lane] = part[2 * pair, lane] + part[2 * pair + 1, lane]
+            count //= 2
+        for lane in range(LANES):
+            found[rows[i], lane] = part[0, lane] * scale
+    return found
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def ball_means(
+    lanes: FloatArray,
+    n: int,
+    runs: IntArray,
+    shells: IntArray,
+    ends: IntArray,
+    numbers: npt.NDArray[np.int32],
+    counts: IntArray,
+    weights: FloatArray,
 ) -> FloatArray:
-    """Sums over nested balls around their centres, row by row; each ball is the one before it and a shell.
+    """Weighted sums over nested balls around their centres, for each ball ``(n, places)``, one after the other.
 
-    `offsets[: ends[r]]` are the voxels of ball r relative to its centre, `centres[stops[r - 1] : stops[r]]`
-    (ascending) where it is wanted; `blocks` are the starts of the blocks of voxels that hold a centre.
+    `runs` are the first row and the length of each stretch of centres, `shells[: ends[b]]` the rows of ball b
+    relative to its centre: each ball is the one before it and a shell. `numbers[b, c]` is the place of ball b around
+    centre c, -1 where it is not wanted; `counts` are the numbers of places, `weights` those of all, ball by ball.
     """
-    sums = np.empty((fields.shape[0], centres.size), dtype=np.float32)
-    total = np.empty(_BLOCK, dtype=np.float32)
-    done = np.zeros(stops.size, dtype=np.int64)
-    for row in range(fields.shape[0]):
-        done[1:] = stops[:-1]
-        done[0] = 0
-        for start in blocks:
-            total[:] = 0.0
-            first = 0
-            for ball in range(ends.size):
-                for k in range(first, ends[ball]):
-                    part = fields[row, start + offsets[k] : start + offsets[k] + _BLOCK]
-                    for i in range(_BLOCK):
-                        total[i] += part[i]
-                first = ends[ball]
-                j = done[ball]
-                while j < stops[ball] and centres[j] < start + _BLOCK:
-                    sums[row, j] = total[centres[j] - start]
-                    j += 1
-                done[ball] = j
-    return sums
+    means = np.empty(weights.size * n, dtype=np.float32)
+    flat = lanes.reshape(-1)
+    longest = 0
+    for run in range(runs.shape[0]):
+        longest = max(longest, runs[run, 1])
+    total = np.empty(LANES * longest, dtype=np.float32)
+    before = np.cumsum(counts) - counts
+    centre = 0
+    for run in range(runs.shape[0]):
+        start, length = runs[run]
+        own = total[: length * LANES]
+        own[:] = 0.0
+        first = 0
+        for ball in range(ends.size):
+            for k in range(first, ends[ball]):
+                at = (start + shells[k]) * LANES
+                part = flat[at : at + own.size]
+                for i in range(own.size):
+                    own[i] += part[i]
+            first = ends[ball]
+            for i in range(length):
+                place = numbers[ball, centre + i]
+                if place >= 0:
+                    weight, slot = weights[before[ball] + place], before[ball] * n + place
+                    for field in range(n):
+                        means[slot] = own[i * LANES + field] * weight
+                        slot += counts[ball]
+        centre += length
+    return means
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,26 +154,42 @@ class Measure:
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """One resolution of the pyramid: how it is padded, and which sums are taken on it."""
+    """One resolution of the pyramid, each of its voxels in a row of its own, and the balls whose means are taken on it.
 
-    halved: tuple[int, ...]
-    pad: tuple[tuple[int, int], ...]
+    Attributes
+    ----------
+    size
+        Rows, with those of the empty voxels around the tissue; row 0 is always empty.
+    rows
+        Of the voxels that hold tissue.
+    children
+        ``(len(rows), 2, 4 or 8)`` rows of what they were on the level before; empty on the first.
+    runs
+        ``(n, 2)`` first row and length of each stretch of voxels at least half of which is tissue: the centres.
+    shells, ends
+        Rows of the balls relative to their centre: `shells[: ends[b]]`.
+    numbers
+        ``(balls, centres)`` number of the place of each ball; -1 where too little of it is tissue.
+    counts
+        Places of each ball.
+    weights
+        1 / (tissue within each ball), ball by ball.
+    """
+
+    size: int
+    rows: IntArray
+    children: IntArray
+    runs: IntArray
+    shells: IntArray
     ends: IntArray
-    offsets: IntArray
-    blocks: IntArray
-    centres: IntArray
-    stops: IntArray
+    numbers: npt.NDArray[np.int32]
+    counts: IntArray
+    weights: FloatArray
 
-    def sums(self, level: FloatArray) -> list[FloatArray]:
-        """Sums over the balls of every radius at this level, of each of the fields ``(n, *shape)``."""
-        # Blocks may reach past the end and balls past the beginning of the flat array.
-        margin = int(np.abs(self.offsets).max(initial=0)) + _BLOCK
-        shape = [n + before + after for n, (before, after) in zip(level.shape[1:], self.pad, strict=True)]
-        padded = np.zeros((len(level), math.prod(shape) + 2 * margin), dtype=np.float32)
-        inner = tuple(slice(before, before + n) for n, (before, _) in zip(level.shape[1:], self.pad, strict=True))
-        padded[:, margin:-margin].reshape(-1, *shape)[(slice(None), *inner)] = level
-        found = shell_sums(padded, self.blocks + margin, self.offsets, self.ends, self.centres + margin, self.stops)
-        return np.split(found, self.stops[:-1], axis=1)
+    def means(self, lanes: FloatArray, n: int) -> list[FloatArray]:
+        """Means of n fields over the balls of each radius, ``(n, places)`` each."""
+        found = ball_means(lanes, n, self.runs, self.shells, self.ends, self.numbers, self.counts, self.weights)
+        return [own.reshape(n, -1) for own in np.split(found, n * np.cumsum(self.counts)[:-1])]
 
 
 class BallScan:
@@ -150,14 +213,18 @@ class BallScan:
     """
 
     def __init__(self, tissue: FloatArray, spacing: Sequence[float], min_places: float = 10.0) -> None:
-        self.tissue = np.ascontiguousarray(tissue, dtype=np.float32)
+        tissue = np.asarray(tissue, dtype=np.float32)
+        self.share = tissue[tissue > 0]
         self.scales: list[Scale] = []
         self._levels: list[_Level] = []
-        volume = float(self.tissue.sum()) * float(np.prod(spacing))
+        # Of each scale: its level, and which of that level's centres are its places.
+        self._chosen: list[tuple[int, IntArray]] = []
+        self._centres: list[npt.NDArray[np.float64]] = []
+        volume = float(tissue.sum()) * float(np.prod(spacing))
         # One scale more, whose balls have twice (2-D) or 2.83 times (3-D) the volume.
-        least = 0.9 * min_places / 2 ** (0.5 * self.tissue.ndim)
-        level, step, radii = self.tissue, np.array(spacing, dtype=float), _FIRST_RADII
-        halved: tuple[int, ...] = ()
+        least = 0.9 * min_places / 2 ** (0.5 * tissue.ndim)
+        level, step, radii = tissue, np.array(spacing, dtype=float), _FIRST_RADII
+        children = np.empty((0, 0), dtype=np.int64)
         while True:
             # The finest axis, so that radii follow one another without a gap where slices are thick.
             unit = float(step.min())
@@ -168,11 +235,11 @@ class BallScan:
             wide = volume >= least * sizes * float(np.prod(step))
             count = int(np.argmin(wide)) if not wide.all() else len(radii)
             if count:
-                self._add(level, step, halved, np.array(radii[:count]) * unit, shells[:count], volume)
+                rows = self._add(level, step, children, np.array(radii[:count]) * unit, shells[:count], volume)
             if count < len(radii):
                 break
-            halved = tuple(int(a) for a in np.flatnonzero(step < 1.5 * step.min()))
-            level, radii = halve(level, halved), _LATER_RADII
+            halved = [int(a) for a in np.flatnonzero(step < 1.5 * step.min())]
+            children, level, radii = _children(rows, halved), halve(level, halved), _LATER_RADII
             step = step * np.where(np.isin(range(step.size), halved), 2.0, 1.0)
         self.measures = self._measures(min_places)
 
@@ -180,82 +247,122 @@ class BallScan:
         self,
         level: FloatArray,
         step: npt.NDArray[np.float64],
-        halved: tuple[int, ...],
+        children: IntArray,
         radii: npt.NDArray[np.float64],
         shells: list[IntArray],
         volume: float,
-    ) -> None:
-        """Plan one level and its scales."""
-        pad = tuple((int(radii.max() / s) + 1,) * 2 for s in step)
+    ) -> IntArray:
+        """Plan one level and its scales; the row of each of its voxels, 0 where there is no tissue."""
+        pad = [(int(radii.max() / s) + 1,) * 2 for s in step]
         padded = np.pad(level, pad)
         strides = np.append(np.cumprod(np.array(padded.shape[:0:-1]))[::-1], 1)
+        flat = padded.reshape(-1)
+        rows, centres = np.flatnonzero(flat > 0), np.flatnonzero(flat >= 0.5)
+        # Rows are padded, so stretches never go on from one line of voxels to the next.
+        first = np.flatnonzero(np.diff(centres, prepend=-2) != 1)
+        runs = np.stack([centres[first], np.diff(first, append=centres.size)], axis=1)
         offsets = np.concatenate([np.sort(shell @ strides) for shell in shells])
         ends = np.cumsum([len(shell) for shell in shells])
-        inside = np.flatnonzero(padded.reshape(-1) >= 0.5)
-        everywhere = _Level(
-            halved,
-            pad,
-            ends,
-            offsets,
-            _blocks(inside),
-            np.tile(inside, len(ends)),
-            inside.size * np.arange(1, len(ends) + 1),
-        )
-        centres = []
-        for radius, size, [held] in zip(radii, ends, everywhere.sums(level[None]), strict=True):
-            half = held >= 0.5 * size
-            where = np.stack(np.unravel_index(inside[half], padded.shape), axis=1) - [before for before, _ in pad]
-            # The middle of a voxel of this level, in the unit of the spacing.
-            positions = (where + 0.5) * step
+        everywhere = np.tile(np.arange(centres.size, dtype=np.int32), (len(ends), 1))
+        counts, ones = np.full(len(ends), centres.size), np.ones(everywhere.size, dtype=np.float32)
+        plan = _Level(flat.size, rows, children, runs, offsets, ends, everywhere, counts, ones)
+        where = np.stack(np.unravel_index(centres, padded.shape), axis=1) - [before for before, _ in pad]
+        # The middle of a voxel of this level, in the unit of the spacing.
+        positions = (where + 0.5) * step
+        lanes = side_by_side(flat[None, rows], np.ones(rows.size, dtype=np.float32), rows, flat.size)
+        numbers = np.full(everywhere.shape, -1, dtype=np.int32)
+        for number, (radius, size, [held]) in enumerate(zip(radii, ends, plan.means(lanes, 1), strict=True)):
+            half = np.flatnonzero(held >= 0.5 * size)
+            numbers[number, half] = np.arange(half.size)
             ball = float(size) * float(np.prod(step))
             weight = (1.0 / held[half]).astype(np.float32)
             share = (held[half] / size).astype(np.float32)
-            self.scales.append(Scale(float(radius), volume / ball, positions, weight, share))
-            centres.append(inside[half])
-        stops = np.cumsum([part.size for part in centres])
-        self._levels.append(replace(everywhere, centres=np.concatenate(centres), stops=stops))
+            self.scales.append(Scale(float(radius), volume / ball, positions[half], weight, share))
+            self._chosen.append((len(self._levels), half))
+        own = [scale.weight for scale in self.scales[-len(ends) :]]
+        counts = np.array([weight.size for weight in own])
+        self._levels.append(replace(plan, numbers=numbers, counts=counts, weights=np.concatenate(own)))
+        self._centres.append(positions)
+        inner = np.zeros(flat.size, dtype=np.int64)
+        inner[rows] = rows
+        return inner.reshape(padded.shape)[tuple(slice(before, -after) for before, after in pad)]
 
     def _measures(self, min_places: float) -> list[Measure]:
         """What is measured at each scale, and find the surroundings of every ball."""
-        from scipy.spatial import cKDTree
-
         measures = []
+        nearest = cache(self._nearest)
         measured = list(takewhile(lambda scale: scale.places >= min_places and scale.weight.size, self.scales))
         # The smallest balls are measured however small the tissue is.
         for number, scale in enumerate(measured or self.scales[:1]):
             own = np.log(scale.share.astype(np.float64))
+            level, chosen = self._chosen[number]
             for wider in (number + _NEAR, number + _FAR):
                 if wider < len(self.scales) and self.scales[wider].weight.size:
                     outer = self.scales[wider]
-                    away, around = cKDTree(outer.positions).query(scale.positions)
-                    layout = np.stack(
-                        [own, np.log(outer.share.astype(np.float64))[around], away / outer.radius], axis=1
-                    )
-                    measures.append(Measure(number, wider, around.astype(np.int64), layout))
+                    away, places = nearest(level, wider)
+                    around, apart = places[chosen], away[chosen] / outer.radius
+                    layout = np.stack([own, np.log(outer.share.astype(np.float64))[around], apart], axis=1)
+                    measures.append(Measure(number, wider, around, layout))
                 elif wider == number + _FAR:
                     layout = np.stack([own, np.zeros_like(own), np.zeros_like(own)], axis=1)
                     measures.append(Measure(number, None, np.empty(0, dtype=np.int64), layout))
         return measures
 
-    def means(self, fields: FloatArray) -> list[FloatArray]:
-        """Tissue-weighted mean of each field ``(n, *shape)`` over each ball, one array ``(n, places)`` a scale."""
-        level, sums = fields * self.tissue, []
-        for plan in self._levels:
-            level = halve(level, [axis + 1 for axis in plan.halved])
-            sums += plan.sums(level)
-        return [total * scale.weight for total, scale in zip(sums, self.scales, strict=True)]
+    def _nearest(self, level: int, wider: int) -> tuple[npt.NDArray[np.float64], IntArray]:
+        """How far the nearest place of a wider scale lies from each centre of a level, and its number."""
+        from scipy.spatial import cKDTree
 
-    def contrasts(self, fields: FloatArray) -> list[FloatArray]:
-        """Every measure of each field ``(n, *shape)`` at each place, one array ``(n, places)`` a measure."""
-        means = self.means(fields)
+        positions = self._centres[level]
+        away, around = np.zeros(len(positions)), np.full(len(positions), -1)
+        own, chosen = self._chosen[wider]
+        if own == level:
+            # Its own centre where it is a place, as it mostly is.
+            around[chosen] = np.arange(chosen.size)
+        left = np.flatnonzero(around < 0)
+        away[left], around[left] = cKDTree(self.scales[wider].positions).query(positions[left])
+        return away, around
+
+    def means(self, values: FloatArray) -> list[FloatArray]:
+        """Tissue-weighted mean over each ball, one array ``(n, places)`` a scale.
+
+        `values` are ``(n, voxels)``, those of the voxels that hold tissue.
+        """
+        parts = [self._means(values[first : first + LANES]) for first in range(0, len(values), LANES)]
+        return [np.concatenate(own) for own in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+
+    def _means(self, values: FloatArray) -> list[FloatArray]:
+        """Of at most `LANES` fields."""
+        found: list[FloatArray] = []
+        for plan in self._levels:
+            if not found:
+                lanes = side_by_side(values, self.share, plan.rows, plan.size)
+            else:
+                lanes = merged(lanes, plan.children, plan.rows, plan.size)
+            found += plan.means(lanes, len(values))
+        return found
+
+    def contrasts(self, values: FloatArray) -> list[FloatArray]:
+        """Every measure of each field ``(n, voxels)`` at each place, one array ``(n, places)`` a measure."""
+        means = self.means(values)
         return [
             means[m.scale] if m.wider is None else means[m.scale] - means[m.wider].take(m.around, axis=1)
             for m in self.measures
         ]
 
 
-def _blocks(centres: IntArray) -> IntArray:
-    return np.asarray(np.unique(centres // _BLOCK) * _BLOCK, dtype=np.int64)
+def _children(rows: IntArray, axes: Sequence[int]) -> IntArray:
+    """For each voxel of a halved level that holds tissue the rows ``(voxels, 2, 4 or 8)`` it is the mean of.
+
+    `rows` are those of the voxels of the level before, 0 where there is no tissue. Pairs along the first axis
+    stand next to each other, then those along the second.
+    """
+    stack = rows[..., None]
+    for axis in axes:
+        if stack.shape[axis] % 2:
+            stack = np.pad(stack, [(0, int(a == axis)) for a in range(stack.ndim)])
+        even, odd = (stack.take(range(start, stack.shape[axis], 2), axis=axis) for start in (0, 1))
+        stack = np.concatenate([even, odd], axis=-1)
+    return np.asarray(stack[stack.any(axis=-1)])
 
 
 def halve(array: FloatArray, axes: Sequence[int]) -> FloatArray:

@@ -36,17 +36,22 @@ _WINDOW = 0.33
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def deciles(values: FloatArray, step: int) -> tuple[float, float]:
     """Median of every `step`-th value and half the distance between the outer deciles, by counting."""
+    count = -(-values.size // step)
+    sample = np.empty(count, dtype=np.float32)
     lowest = highest = values[0]
-    count = 0
-    for i in range(0, values.size, step):
-        lowest, highest = min(lowest, values[i]), max(highest, values[i])
-        count += 1
+    for i in range(count):
+        sample[i] = values[i * step]
+        lowest, highest = min(lowest, sample[i]), max(highest, sample[i])
     width = (highest - lowest) / _GRADES
     if width <= 0:
         return float(lowest), 1e-9
+    # Two loops, as many divisions can be made at a time but not many counts.
+    grades = np.empty(count, dtype=np.int32)
+    for i in range(count):
+        grades[i] = int((sample[i] - lowest) / width)
     counts = np.zeros(_GRADES + 1, dtype=np.int64)
-    for i in range(0, values.size, step):
-        counts[int((values[i] - lowest) / width)] += 1
+    for i in range(count):
+        counts[grades[i]] += 1
     found = np.empty(3)
     seen, rank = 0.0, 0
     for grade in range(_GRADES + 1):
@@ -58,38 +63,53 @@ def deciles(values: FloatArray, step: int) -> tuple[float, float]:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def contrasted(own: FloatArray, wider: FloatArray, around: IntArray, weight: FloatArray) -> FloatArray:
+    """Means ``(fields, places)`` less those of the wider balls around them, times a weight for each place."""
+    contrasts = np.empty(own.shape, dtype=np.float32)
+    for row in range(own.shape[0]):
+        for i in range(own.shape[1]):
+            contrasts[row, i] = (own[row, i] - wider[row, around[i]]) * weight[i]
+    return contrasts
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def extremes(
-    values: FloatArray, step: int, few: IntArray, where: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]
+    values: FloatArray,
+    ends: FloatArray,
+    step: int,
+    few: IntArray,
+    where: npt.NDArray[np.float64],
+    shares: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
     """Largest standardised deviation upwards and downwards of each field, ``(fields, len(shares), 2)``.
 
-    `values` are ``(fields, places)``. Each share of the places around the extreme one is left out before
-    centre and spread are taken from the places `few`; share 0 leaves out none and takes every
-    `step`-th place. `where` are the positions of all places.
+    `values` are ``(fields, places)``, `ends` ``(2, fields)`` the largest and the smallest of each. Each of the
+    ascending shares of the places around the extreme one is left out before centre and spread are taken from the
+    places `few`; share 0 leaves out none and takes every `step`-th place. `where` are the positions of all places.
     """
     result = np.zeros((values.shape[0], shares.size, 2))
-    distance = np.empty(few.size)
+    distance = ascending = np.empty(few.size)
     for row in range(values.shape[0]):
         field = values[row]
-        sample = field[few]
         whole = deciles(field, step)
         for side in range(2):
-            extreme = np.argmax(field) if side == 0 else np.argmin(field)
             sign = 1.0 if side == 0 else -1.0
+            if shares[-1] > 0.0:
+                extreme = np.argmax(field) if side == 0 else np.argmin(field)
+                for i in range(few.size):
+                    squared = 0.0
+                    for axis in range(where.shape[1]):
+                        squared += (where[few[i], axis] - where[extreme, axis]) ** 2
+                    distance[i] = squared
+                ascending = np.sort(distance)
             for j in range(shares.size):
                 middle, spread = whole
                 if shares[j] > 0.0:
-                    for i in range(few.size):
-                        squared = 0.0
-                        for axis in range(where.shape[1]):
-                            squared += (where[few[i], axis] - where[extreme, axis]) ** 2
-                        distance[i] = squared
-                    limit = np.sort(distance)[int(np.ceil(shares[j] * few.size)) - 1]
-                    left = distance > limit
+                    left = distance > ascending[int(np.ceil(shares[j] * few.size)) - 1]
                     if not left.any():
                         continue
-                    middle, spread = deciles(sample[left], 1)
-                result[row, j, side] = sign * (field[extreme] - middle) / spread
+                    middle, spread = deciles(field[few[left]], 1)
+                result[row, j, side] = sign * (ends[side, row] - middle) / spread
     return result
 
 
@@ -121,7 +141,7 @@ class ScanStatistic:
     scan
         The balls and the places.
     sample
-        ``(n, *shape)`` fields of the tissue's texture, from which it is learnt how much more the contrasts of some
+        ``(n, voxels)`` fields of the tissue's texture, from which it is learnt how much more the contrasts of some
         places vary than those of others; none: all vary alike.
 
     Notes
@@ -146,26 +166,33 @@ class ScanStatistic:
             found = scan.contrasts(sample)
             self._weights = [evenness(m.layout, own) for m, own in zip(scan.measures, found, strict=True)]
 
-    def contrasts(self, fields: FloatArray) -> list[FloatArray]:
-        """Every measure of each field ``(n, *shape)`` at places that vary alike, ``(n, places)`` each."""
-        return [own * weight for own, weight in zip(self.scan.contrasts(fields), self._weights, strict=True)]
+    def contrasts(self, values: FloatArray) -> list[FloatArray]:
+        """Every measure of each field ``(n, voxels)`` at places that vary alike, ``(n, places)`` each."""
+        means = self.scan.means(values)
+        return [self._contrasts(means, number) for number in range(len(self._scales))]
 
-    def maxima(self, fields: FloatArray, combinations: Iterable[Combination]) -> npt.NDArray[np.float64]:
+    def _contrasts(self, means: list[FloatArray], number: int) -> FloatArray:
+        """One measure at places that vary alike."""
+        measure, weight = self.scan.measures[number], self._weights[number]
+        own = means[measure.scale]
+        return own * weight if measure.wider is None else contrasted(own, means[measure.wider], measure.around, weight)
+
+    def maxima(self, values: FloatArray, combinations: Iterable[Combination]) -> npt.NDArray[np.float64]:
         """Largest deviations up and down for ascending combinations of measure and share.
 
-        ``(fields, combinations, 2)`` of ``(fields, *shape)``.
+        ``(fields, combinations, 2)`` of ``(fields, voxels)``.
         """
         shares: dict[int, list[int]] = {}
         for measure, share in combinations:
             shares.setdefault(measure, []).append(share)
-        contrasts = self.contrasts(fields)
-        return np.concatenate(
-            [
-                extremes(contrasts[i], self._steps[i], self._few[i], self._scales[i].positions, SHARES[chosen])
-                for i, chosen in shares.items()
-            ],
-            axis=1,
-        )
+        means = self.scan.means(values)
+        found = []
+        # Contrasts of one measure at a time, so that they stay in the cache.
+        for i, chosen in shares.items():
+            own = self._contrasts(means, i)
+            ends = np.stack([own.max(axis=1), own.min(axis=1)])
+            found.append(extremes(own, ends, self._steps[i], self._few[i], self._scales[i].positions, SHARES[chosen]))
+        return np.concatenate(found, axis=1)
 
     def members(self, held: list[FloatArray]) -> Members:
         """Find the balls of a candidate.
@@ -196,10 +223,13 @@ class ScanStatistic:
         combinations, places, rest = zip(*found, strict=True) if found else ((), (), ())
         return Members(combinations, places, rest)
 
-    def scores(self, field: FloatArray, candidates: Iterable[Members]) -> list[npt.NDArray[np.float64]]:
-        """The oddest ball of each candidate upwards and downwards, ``(combinations, 2)`` for each."""
-        contrasts = [values for [values] in self.contrasts(field[None])]
-        usual = [deciles(values, step) for values, step in zip(contrasts, self._steps, strict=True)]
+    def scores(self, values: FloatArray, candidates: Iterable[Members]) -> list[npt.NDArray[np.float64]]:
+        """The oddest ball of each candidate upwards and downwards, ``(combinations, 2)`` for each.
+
+        `values` are ``(voxels,)``.
+        """
+        contrasts = [own for [own] in self.contrasts(values[None])]
+        usual = [deciles(own, step) for own, step in zip(contrasts, self._steps, strict=True)]
         result = []
         for candidate in candidates:
             scores = np.empty((len(candidate.combinations), 2))
@@ -213,8 +243,8 @@ class ScanStatistic:
         return result
 
 
-def steepest_growth(scan: BallScan, field: FloatArray) -> float:
-    """How fast a field's contrasts grow with the size of the balls, where they grow fastest.
+def steepest_growth(scan: BallScan, values: FloatArray) -> npt.NDArray[np.float64]:
+    """How fast contrasts of fields ``(n, voxels)`` grow with the size of the balls, where they grow fastest; ``(n,)``.
 
     The largest logarithm of the ratio of the spreads of two neighbouring scales: near 1 or above
     for smooth fields, whose contrasts grow with the square of the radius, near 0.3 for rough ones,
@@ -222,11 +252,13 @@ def steepest_growth(scan: BallScan, field: FloatArray) -> float:
     """
     # Single voxels are left out: their step to the smallest ball depends on the grid.
     spreads = [
-        deciles(contrast, 1)[1]
-        for [contrast], measure in zip(scan.contrasts(field[None]), scan.measures, strict=True)
+        [deciles(own, 1)[1] for own in contrasts]
+        for contrasts, measure in zip(scan.contrasts(values), scan.measures, strict=True)
         if measure.wider is not None and measure.wider - measure.scale > 1
     ][1:]
-    return float(np.diff(np.log(spreads)).max(initial=-np.inf)) if len(spreads) > 1 else np.inf
+    if len(spreads) < 2:
+        return np.full(len(values), np.inf)
+    return np.asarray(np.diff(np.log(spreads), axis=0).max(axis=0))
 
 
 def evenness(layout: npt.NDArray[np.float64], sample: FloatArray) -> FloatArray:

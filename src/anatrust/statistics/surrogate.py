@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.errors import InputError
-from anatrust.statistics.ball_scan import BallScan
+from anatrust.statistics.ball_scan import LANES, BallScan
 from anatrust.statistics.coarse_tissue import CoarseTissue, grown
 from anatrust.statistics.pieces import Piece
 from anatrust.statistics.result import VALID_FOR, TestResult
 from anatrust.statistics.scan_statistic import Combination, Members, ScanStatistic, steepest_growth
 from anatrust.statistics.tail_scores import tail_scores
-from anatrust.statistics.texture import LongTexture, fit_texture, normal_scores, ranked
+from anatrust.statistics.texture import LongTexture, TextureModel, fit_texture, normal_scores, ranked
 
 __all__ = ["Direction", "surrogate_max_test"]
 
@@ -48,8 +48,6 @@ _LEAST_WIDTH = 0.05
 _THREADS = 4
 # Pairs of fields from which it is learnt how much more the contrasts of some places vary.
 _SAMPLE = 8
-# Voxels of the fields that a thread makes at a time.
-_CHUNK = 300_000
 _SIDES: dict[str, tuple[int, ...]] = {"both": (0, 1), "brighter": (0,), "darker": (1,)}
 
 
@@ -157,7 +155,7 @@ def surrogate_max_test(
 
     Tissues of more than 30 000 voxels (8 000 for several
     features) are averaged over blocks first. Cost: `n_surrogates` · d / 2 FFTs of the coarse
-    box and about 110 additions a voxel of it for each surrogate.
+    box and about 110 additions a voxel of the coarse tissue for each surrogate.
 
     References
     ----------
@@ -202,7 +200,8 @@ def surrogate_max_test(
     forms = [ranks, *_tails(tissue, rest, scan, seed)] if few else [ranks]
     # One for all forms: made smooth for a smooth texture it would take every roughness for a lesion.
     statistic = ScanStatistic(scan, _sample(ranks.textures, tissue.mask, seed))
-    members = [statistic.members([h for [h] in scan.means(c[None])]) for c in tissue.candidates]
+    shares = scan.means(np.stack([share[tissue.mask] for share in tissue.candidates]))
+    members = [statistic.members(list(held)) for held in zip(*shares, strict=True)]
     # The family: every measure, and whatever else a candidate is compared by.
     everything = {(measure, 0) for measure in range(len(scan.measures))}
     family = sorted(everything.union(*(own.combinations for own in members)))
@@ -212,7 +211,7 @@ def surrogate_max_test(
     def judged(fields: FloatArray, chosen: list[Members]) -> list[list[tuple[float, float]]]:
         """p-value and statistic of candidates by every form."""
         marks = {form.marginal: _marks(form.marginal, fields, tissue.mask, rest) for form in forms}
-        scores = {marginal: [statistic.scores(field, chosen) for field in own] for marginal, own in marks.items()}
+        scores = {marginal: [statistic.scores(each, chosen) for each in own] for marginal, own in marks.items()}
         return [null.judged(chosen, scores[form.marginal]) for form, null in zip(forms, nulls, strict=True)]
 
     found = judged(tissue.fields, members)
@@ -251,7 +250,7 @@ def surrogate_max_test(
 
 
 class _Texture(Protocol):
-    def pairs(self, rngs: Sequence[np.random.Generator]) -> FloatArray: ...
+    def pairs(self, rngs: Sequence[np.random.Generator], mask: BoolArray, /) -> FloatArray: ...
 
 
 class _Marginal(Protocol):
@@ -269,14 +268,25 @@ class _Form:
 
 
 def _marks(marginal: _Marginal, fields: FloatArray, mask: BoolArray, rest: BoolArray) -> list[FloatArray]:
-    """The scores of each feature, as images."""
-    return [_spread_out(marginal(field[mask], field[rest]), mask) for field in fields]
+    """The scores of each feature in the tissue."""
+    return [marginal(field[mask], field[rest]) for field in fields]
+
+
+def _fitted(marks: list[FloatArray], tissue: CoarseTissue, rest: BoolArray) -> list[TextureModel]:
+    """The texture of each feature, given its scores in the tissue."""
+    models = []
+    for own in marks:
+        image = np.zeros(tissue.mask.shape, dtype=np.float32)
+        image[tissue.mask] = own
+        image[~rest] = 0
+        models.append(fit_texture(image, rest, spacing=tissue.spacing))
+    return models
 
 
 def _ranks(tissue: CoarseTissue, rest: BoolArray) -> tuple[_Form, float]:
     """Normal scores by ranks, surrogates of the correlation fitted to them, and how many patches it leaves."""
     marks = _marks(normal_scores, tissue.fields, tissue.mask, rest)
-    textures = [fit_texture(np.where(rest, own, np.float32(0.0)), rest, spacing=tissue.spacing) for own in marks]
+    textures = _fitted(marks, tissue, rest)
     order = np.arange(np.count_nonzero(tissue.mask), dtype=np.float64)
     # Surrogates are ranked as the tissue is: ranking sharpens the highest peak where patches are few.
     scored = partial(ranked, ladder=normal_scores(order, order))
@@ -297,18 +307,16 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
         left_out = (below, float(np.count_nonzero(gone) / count) - below)
         scored.append(partial(tail_scores, left_out=left_out))
     marks = _marks(tail_scores, tissue.fields, tissue.mask, rest)
-    fitted = [fit_texture(np.where(rest, own, np.float32(0.0)), rest, spacing=tissue.spacing) for own in marks]
     ndim, volume = tissue.mask.ndim, count * float(np.prod(tissue.spacing))
     diameter = 2 * (math.sqrt(volume / math.pi) if ndim == 2 else (3 * volume / (4 * math.pi)) ** (1 / 3))
-    growth = max(steepest_growth(scan, own) for own in marks)
-    textures: list[Sequence[_Texture]] = [fitted]
+    growth = steepest_growth(scan, np.stack(marks)).max()
+    textures: list[Sequence[_Texture]] = [_fitted(marks, tissue, rest)]
     for share in _LENGTHS:
         smooth = LongTexture(tissue.mask.shape, tissue.spacing, share * diameter)
         textures.append([smooth] * len(marks))
-        drawn = smooth.pairs([np.random.default_rng([seed, 0, k]) for k in range(_PAIRS)])
-        scored_fields = _spread_out(tail_scores(drawn[:, tissue.mask]), tissue.mask)
+        drawn = smooth.pairs([np.random.default_rng([seed, 0, k]) for k in range(_PAIRS)], tissue.mask)
         # A tissue plainly rougher than every one of these is rougher than fields of any greater length.
-        if growth < _ROUGHER * min(steepest_growth(scan, field) for field in scored_fields):
+        if growth < _ROUGHER * steepest_growth(scan, tail_scores(drawn)).min():
             break
     # The fit misses long correlations of rough tissue the more, the more of it the candidates cover.
     rough = LongTexture(tissue.mask.shape, tissue.spacing, _ROUGH_LENGTH * diameter, power=1)
@@ -318,16 +326,9 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
 
 def _sample(textures: Sequence[_Texture], mask: BoolArray, seed: int) -> FloatArray:
     """Some fields of the tissue's texture, of its features in turn."""
-    pairs = [textures[k % len(textures)].pairs([np.random.default_rng([seed, 0, k, 1])]) for k in range(_SAMPLE)]
-    return np.concatenate(pairs) * mask
-
-
-def _spread_out(values: FloatArray, mask: BoolArray) -> FloatArray:
-    """Values ``(..., n)`` of the tissue's voxels as images ``(..., *shape)``, 0 elsewhere."""
-    image = np.zeros((*values.shape[:-1], mask.size), dtype=np.float32)
-    # By number: by the mask itself it takes several times as long.
-    image[..., np.flatnonzero(mask)] = values
-    return image.reshape(*values.shape[:-1], *mask.shape)
+    return np.concatenate(
+        [textures[k % len(textures)].pairs([np.random.default_rng([seed, 0, k, 1])], mask) for k in range(_SAMPLE)]
+    )
 
 
 def _glaring(tissue: CoarseTissue, rest: BoolArray, share: FloatArray, sides: list[int]) -> FloatArray | None:
@@ -389,17 +390,15 @@ def _null_maxima(
 ) -> npt.NDArray[np.float64]:
     """Maxima of surrogate fields, ``(count, features, combinations, 2)``."""
     pairs = -(-count // 2)
-    inside = np.flatnonzero(mask)
-    # Many small fields at a time: threads that come back to Python for each would wait for one another.
-    chunk = max(1, _CHUNK // (2 * mask.size))
+    # As many fields at a time as are scanned side by side.
+    chunk = LANES // 2
 
     def maxima(task: tuple[int, int]) -> npt.NDArray[np.float64]:
         feature, first = task
         # Each pair has its own generator, so results depend neither on threads nor on chunks.
         rngs = [np.random.default_rng([seed, feature, k]) for k in range(first, min(first + chunk, pairs))]
-        fields = form.textures[feature].pairs(rngs)
-        scores = form.scored[feature](fields.reshape(len(fields), -1).take(inside, axis=1))
-        return statistic.maxima(_spread_out(scores, mask), family)
+        fields = form.textures[feature].pairs(rngs, mask)
+        return statistic.maxima(form.scored[feature](fields), family)
 
     tasks = [(feature, first) for feature in range(len(form.textures)) for first in range(0, pairs, chunk)]
     with ThreadPoolExecutor(_THREADS) as threads:
