@@ -43,6 +43,7 @@ _STUDIES = {
     "rau-nano": "anatrust.studies.rau_nano",
     "rau-nano-finite": "anatrust.studies.rau_nano_finite",
     "rau-nano-masks": "anatrust.studies.rau_nano_masks",
+    "rau-nano-places": "anatrust.studies.rau_nano_places",
     "rau-priors": "anatrust.studies.rau_priors",
     "rau-references": "anatrust.studies.rau_references",
     "rau-registration": "anatrust.studies.rau_registration",
