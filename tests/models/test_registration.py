@@ -6,14 +6,21 @@ import itertools
 
 import numpy as np
 import pytest
+import SimpleITK
 from scipy import ndimage
 
 from anatrust.errors import GeometryError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.orientation import canonical
-from anatrust.image.volumes import Scan
-from anatrust.models.alignment import frame_pair, local_correlation
+from anatrust.image.volumes import LabelMap, Scan
+from anatrust.metrics import dice
+from anatrust.models.alignment import frame_pair, itk_image, local_correlation
+from anatrust.models.annotation import Reference
 from anatrust.models.registration import RegistrationSettings, register
+from anatrust.models.registration_search import coverage
+from anatrust.reference.registration_reasoner import RegistrationReasoner
+from anatrust.studies.nano_anatomy import bent, draw_patient
+from anatrust.studies.rau_patients import as_reference
 
 
 def blobs(shape: tuple[int, ...], shift: tuple[float, ...], scale: float = 1.0) -> np.ndarray:
@@ -108,6 +115,46 @@ def test_an_upright_scan_is_not_turned() -> None:
     assert np.allclose(plain.moved, searched.moved)
 
 
+def annotated(target: Reference, reference: Reference) -> float:
+    """Mean Dice of what one reference says of the target, over the structures both show."""
+    answer = RegistrationReasoner(least_similarity=-1.0).annotate(target.scan, [reference]).labels.array
+    there = [n for n in target.labels.labels() if n in reference.labels.labels()]
+    return float(np.mean([dice(target.labels.array == n, answer == n) for n in there]))
+
+
+def part(whole: Reference, columns: slice) -> Reference:
+    """A strip of a picture and its labels."""
+    array, labels = (a[:, columns].copy() for a in (whole.scan.array, whole.labels.array))
+    grid = Grid(array.shape, whole.scan.grid.affine, True, "slice")
+    return Reference(Scan(array, grid), LabelMap(labels, grid, whole.labels.names), "part")
+
+
+def test_a_view_that_looks_like_a_small_part_is_not_taken() -> None:
+    reference = as_reference(draw_patient(700_001, "x-ray", size=72))
+    target = as_reference(bent(draw_patient(710_001, "x-ray", size=72), scale=2.0))
+    assert annotated(target, reference) > 0.5  # 0.00 while a view that lay for the most part beside it was taken
+
+
+def test_scans_of_other_parts_of_the_body_stay_upright() -> None:
+    reference, target = (as_reference(draw_patient(k, "ct", size=72)) for k in (700_020, 710_020))
+    assert annotated(part(target, slice(24, None)), part(reference, slice(0, 48))) > 0.4
+
+
+def test_coverage_is_what_a_view_could_cover() -> None:
+    image = itk_image(np.zeros((40, 60), np.float32), (1.0, 1.0))
+    view = SimpleITK.AffineTransform(2)
+    view.SetCenter((20.0, 30.0))
+    assert coverage(image, image, view) == 1
+    for matrix in ((2.0, 0, 0, 2.0), (0.5, 0, 0, 0.5), (np.sqrt(0.5), -np.sqrt(0.5), np.sqrt(0.5), np.sqrt(0.5))):
+        view.SetMatrix(matrix)
+        assert coverage(image, image, view) == 1
+    view.SetMatrix((1.0, 0, 0, 1.0))
+    view.SetTranslation((0.0, 30.0))
+    assert coverage(image, image, view) == pytest.approx(0.5, abs=0.05)
+    view.SetTranslation((0.0, 90.0))
+    assert coverage(image, image, view) == 0
+
+
 def test_storage_order_changes_nothing() -> None:
     shape = (30, 26, 22)
     target = blobs(shape, (0, 0, 0))
@@ -184,4 +231,5 @@ def test_bad_input_is_refused() -> None:
 def test_pictures_of_different_sizes_are_matched_by_their_diagonals() -> None:
     frames = frame_pair(Grid.without_spacing((60, 80)), Grid.without_spacing((30, 40)))
     assert frames[1].spacing[0] == pytest.approx(2 * frames[0].spacing[0])
-    assert np.hypot(*(n * s for n, s in zip(frames[0].shape, frames[0].spacing, strict=True))) == pytest.approx(256)
+    sides = [n * s for n, s in zip(frames[0].shape, frames[0].spacing, strict=True)]
+    assert np.linalg.norm(sides) == pytest.approx(256)

@@ -29,7 +29,7 @@ from anatrust.models.alignment import (
     local_correlation,
     one_thread,
 )
-from anatrust.models.registration_search import local_contrast, turned_starts, upright_starts
+from anatrust.models.registration_search import coverage, local_contrast, turned_starts, upright_starts
 
 __all__ = ["RegistrationSettings", "register"]
 
@@ -154,10 +154,10 @@ def register(target: Scan, reference: Scan, settings: RegistrationSettings | Non
     if choice.turned:
         starts += _turned(ours, theirs, choice.affine_steps, mutual, starts[0])
     ends = [_finished((fixed, moving), (ours, theirs), choice, mutual, s) for s in starts]
-    start, transform = starts[0], ends[0]
-    # A bent body looks like a turned one until it is bent back: a turned view must look clearly better at its end, too.
-    if len(ends) > 1 and _clearly(ours, theirs, ends, mutual):
-        start, transform = starts[1], ends[1]
+    # A bent body looks like a turned one until it is bent back, and a turned one like an upright one once that is bent
+    # enough: a turned view must look clearly better before and after, taken together.
+    turned = len(ends) > 1 and _clearly(ours, theirs, (starts[0], ends[0]), (starts[1], ends[1]), mutual)
+    start, transform = starts[turned], ends[turned]
     gain = None
     axis = _left_right(target.grid)
     if choice.mirrored and axis is not None:
@@ -259,7 +259,7 @@ def _turned(fixed: Any, moving: Any, steps: int, mutual: bool, upright: Any) -> 
     """The affine of a turned or scaled view, where one looks clearly more like the target than the upright one."""
     begun = _likeness(fixed, moving, upright, mutual)
     least = begun + _TURNED_MARGIN
-    promising = [(_likeness(fixed, moving, start, mutual), start) for start in turned_starts(fixed, moving, mutual)]
+    promising = [(_fit(fixed, moving, start, mutual), start) for start in turned_starts(fixed, moving, mutual)]
     promising = sorted((one for one in promising if one[0] > _PROMISING * begun), key=lambda one: -one[0])
     step = max(n * s for n, s in zip(fixed.GetSize(), fixed.GetSpacing(), strict=True)) / _CONTRAST_CELLS
     # Grey values would pull a turned view back to where dark corners meet: it is refined on local contrast.
@@ -269,16 +269,28 @@ def _turned(fixed: Any, moving: Any, steps: int, mutual: bool, upright: Any) -> 
         if _score(ours, theirs, start, mutual) <= 0:
             continue
         for other in (start, _affine(ours, theirs, steps, mutual, (2,), [start])):
-            found = _likeness(fixed, moving, other, mutual)
+            found = _fit(fixed, moving, other, mutual)
             if found > least:
                 best, least = [other], found
     return best
 
 
-def _clearly(fixed: Any, moving: Any, ends: Sequence[Any], mutual: bool) -> bool:
-    """Whether the second of two transforms makes the reference look clearly more like the target."""
-    upright, turned = (_likeness(fixed, moving, end, mutual) for end in ends)
-    return turned > upright + _TURNED_MARGIN
+def _clearly(fixed: Any, moving: Any, upright: tuple[Any, Any], turned: tuple[Any, Any], mutual: bool) -> bool:
+    """Whether a turned view looks clearly more like the target than the upright one; both as affine and as its end.
+
+    Likeness before and after the deformation, on average: what bending alone brings counts half.
+    """
+    least, found = (sum(_likeness(fixed, moving, t, mutual) for t in ends) / 2 for ends in (upright, turned))
+    return found * coverage(fixed, moving, turned[0]) > least + _TURNED_MARGIN
+
+
+def _fit(fixed: Any, moving: Any, turned: Any, mutual: bool) -> float:
+    """Likeness of a turned view, where what it could cover and does not counts as unlike.
+
+    Among many views some look much like a small part of the target. An upright scan may well show another part of the
+    body: what it leaves uncovered is not held against it.
+    """
+    return _likeness(fixed, moving, turned, mutual) * coverage(fixed, moving, turned)
 
 
 def _affine(

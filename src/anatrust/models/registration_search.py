@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from anatrust.models.alignment import from_itk, one_thread
 
-__all__ = ["local_contrast", "turned_starts", "upright_starts"]
+__all__ = ["coverage", "local_contrast", "turned_starts", "upright_starts"]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -26,6 +26,7 @@ _ANGLES = {2: (-150, -120, -90, -60, -30, 30, 60, 90, 120, 150, 180), 3: (-75, -
 _SCALES = tuple(2.0 ** (k / 3) for k in (-3, -2, -1, 1, 2, 3))
 _KEPT = 8
 _RESIZED = 1.15  # ratio of sizes from which one image may be the other enlarged
+_LATTICE = 13  # places along each axis on which coverage is counted
 _FLAT = 0.03  # deviation of grey values from 0 to 1 below which there is no contrast
 
 
@@ -118,6 +119,31 @@ def local_contrast(image: Any, step: float) -> Any:
     less = blurred - SimpleITK.SmoothingRecursiveGaussian(blurred, 2 * step)
     variance = SimpleITK.Abs(SimpleITK.SmoothingRecursiveGaussian(less * less, 2 * step))
     return less / SimpleITK.Sqrt(variance + _FLAT**2)
+
+
+def coverage(fixed: Any, moving: Any, affine: Any) -> float:
+    """Share of the target that a view of the reference covers, of what it would cover if it were laid centre on centre.
+
+    1 for a view in its place, however small or turned it is; less for one of which much lies beside the target.
+
+    Parameters
+    ----------
+    fixed, moving
+        SimpleITK images of target and reference.
+    affine
+        SimpleITK affine from target to reference.
+    """
+    ndim = fixed.GetDimension()
+    matrix = np.reshape(affine.GetMatrix(), (ndim, ndim))
+    centre, shift, middle = np.array(affine.GetCenter()), np.array(affine.GetTranslation()), _middle(fixed)
+    line = (np.arange(_LATTICE) + 0.5) / _LATTICE - 0.5
+    offsets = np.stack(
+        np.meshgrid(*(line * n * s for n, s in zip(fixed.GetSize(), fixed.GetSpacing(), strict=True))), -1
+    )
+    half = np.array(moving.GetSize()) * moving.GetSpacing() / 2
+    laid = matrix @ (middle - centre) + centre + shift - _middle(moving)  # where the target's middle falls, from ours
+    there, centred = (np.mean((np.abs(offsets @ matrix.T + at) <= half).all(axis=-1)) for at in (laid, 0.0 * laid))
+    return min(1.0, float(there / centred))
 
 
 def _turns(ndim: int) -> Iterator[Matrix]:

@@ -52,7 +52,7 @@ class RegistrationReasoner:
     def identity(self) -> str:
         """Name, revision and settings."""
         return (
-            f"{self.name}/2 {self.settings} least-similarity={self.least_similarity:g}"
+            f"{self.name}/3 {self.settings} least-similarity={self.least_similarity:g}"
             f" least-appearance={self.least_appearance:g} least-likeness={self.least_likeness:g}"
             f" mirror-margin={self.mirror_margin:g}"
         )
