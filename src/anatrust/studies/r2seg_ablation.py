@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anatrust.studies.intervals import allowance
+from anatrust.studies.r2seg_cases import WORLDS
 from anatrust.studies.r2seg_cells import NEEDS, evaluate
 from anatrust.studies.r2seg_numbers import row
 from anatrust.studies.study import Cell, Context, Study
@@ -154,6 +155,7 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         "better in both",
     ]
     made["targets"] = markdown_table(header, rows)
+    made["funnel"] = _funnel(result["cells"])
     levelled = [
         [
             key.replace("/", ", "),
@@ -168,6 +170,26 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         header = ["cell", "specificity of both", "iid: clear lesions", "cohort: clear lesions", "gain", "kept if p <"]
         made["matched"] = markdown_table(header, levelled)
     return made
+
+
+def _funnel(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """Clear lesions at every step, and what so many healthy patients allow the test to say."""
+    steps = {"proposed": "segmenter alone", "past the gates": "gates alone"}
+    steps |= {f"kept, level {level:.2f}": name for name, level in _LEVELS.items()}
+    rows = []
+    for key, judges in cells.items():
+        if not set(steps.values()) <= set(judges):
+            continue
+        healthy = WORLDS[key.split("/")[0]].healthy
+        planted = judges["segmenter alone"]["clear count"]
+        line = [key.replace("/", ", "), str(healthy), f"{1 / (healthy + 1):.3f}", str(planted)]
+        for name in steps.values():
+            share = _value(judges[name], "clear lesions")
+            found = "–" if share is None else str(round(share * planted))
+            # No candidate can be kept where the smallest p-value is above the level.
+            line.append("undecidable" if 1 / (healthy + 1) > _LEVELS.get(name, 1.0) * (1 + 1e-12) else found)
+        rows.append(line)
+    return markdown_table(["cell", "healthy in the null", "smallest p", "clear lesions", *steps], rows)
 
 
 def _gain(difference: Mapping[str, Any]) -> str:
