@@ -94,6 +94,24 @@ def test_canonical_keeps_every_voxel_in_place(affine, shape, channels):
     assert canonical(straight, target)[1].canonical_axes() == (tuple(range(len(shape))), (False,) * len(shape))
 
 
+@pytest.mark.parametrize("shape", [(70, 33, 65), (33, 40, 3, 2), (50, 60)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_arrays_are_moved_whole(shape, order, rng):
+    """Larger than one of the cubes they are copied in."""
+    array = np.asarray(rng.integers(0, 9_999, shape, dtype=np.int16), order=order)
+    ndim = min(len(shape), 3)
+    affine = np.diag([1.0, -1.0, 1.0, 1.0])[[2, 0, 1, 3]] if ndim == 3 else np.diag([-1.0, -1.0, 1.0, 1.0])
+    grid = Grid(shape[:ndim], affine)
+    straight, _ = canonical(array, grid)
+    axes, flips = grid.canonical_axes()
+    moved = array.transpose(*axes, *range(ndim, array.ndim))
+    assert np.array_equal(straight, np.flip(moved, [k for k, flip in enumerate(flips) if flip]))
+    assert straight.flags.c_contiguous
+    back = restore(straight, grid)
+    assert np.array_equal(back, array)
+    assert back.flags.c_contiguous
+
+
 def test_canonical_of_the_wrong_shape_is_refused():
     grid = Grid((2, 3, 4), np.diag([-1.0, 1, 1, 1]))
     with pytest.raises(GeometryError, match="shape"):

@@ -66,7 +66,8 @@ def test_the_whole_way_of_a_lesion_mask(files: dict[str, Path], tmp_path: Path) 
     assert [c.decision for c in verdict.candidates] == ["kept", "rejected"]
     assert (verdict.decision, verdict.null, verdict.kind) == ("review", "cohort", "lesion")
     assert sorted(p.name for p in out.iterdir()) == WRITTEN
-    assert stages == ["read 0/4", "inspect 1/4", "judge 2/4", "write 3/4", "done 4/4"]
+    compared = [f"comparisons {done}/4" for done in (0, 2, 3, 4, 4)]
+    assert stages == ["read 0/4", "inspect 1/4", "judge 2/4", *compared, "write 3/4", "done 4/4"]
     plain = json.loads((out / "verdict.json").read_text())
     jsonschema.validate(plain, Verdict.json_schema())
     assert Verdict.from_json(plain) == verdict
@@ -361,10 +362,12 @@ def test_a_mask_or_anatomy_on_another_grid_is_brought_over_and_said(files: dict[
         judge(files)
 
 
-@pytest.mark.parametrize("stage", ["read", "inspect", "judge", "write"])
+@pytest.mark.parametrize(
+    "stage", ["read 0/4", "inspect 1/4", "judge 2/4", "comparisons 0/4", "comparisons 3/4", "write 3/4"]
+)
 def test_an_interrupted_run_leaves_nothing(files: dict[str, Path], tmp_path: Path, stage: str) -> None:
     def interrupt(now: str, done: int, total: int) -> None:
-        if now == stage:
+        if f"{now} {done}/{total}" == stage:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

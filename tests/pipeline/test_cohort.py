@@ -37,6 +37,24 @@ def test_without_a_patient_column_every_scan_is_a_patient(tmp_path: Path) -> Non
     assert list(Cohort.read(path).by_patient()) == ["x", "y"]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n \n"])
+def test_semicolons_and_tabs_read_the_same(tmp_path: Path, separator: str, start: str) -> None:
+    rows = [
+        ["id", "image", "mask", "patient", "kernel, and dose"],
+        ["1", "a.nii.gz", "m.nii.gz", "P", "soft, 0"],
+        ["2", "b.nii.gz", "", "Q", ""],
+    ]
+    quoted = "".join(",".join(f'"{cell}"' for cell in row) + "\n" for row in rows)
+    plain = "".join(separator.join(row) + "\r\n" for row in rows)
+    expected = Cohort.read(write(tmp_path, start + quoted))
+    found = Cohort.read(write(tmp_path, start + plain))
+    assert found.rows[0].metadata == {"kernel, and dose": "soft, 0"}
+    assert [(r.id, r.patient, r.mask, dict(r.metadata)) for r in found] == [
+        (r.id, r.patient, r.mask, dict(r.metadata)) for r in expected
+    ]
+
+
 def test_parquet_reads_the_same(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -63,11 +81,12 @@ def test_parquet_reads_the_same(tmp_path: Path) -> None:
         ("id,image\n", "no rows"),
         ("id,mask\n1,m.nii.gz\n", "column 'image' is missing"),
         ("id,image,image\n1,a.nii.gz,a.nii.gz\n", "stands twice"),
-        ("id;image\n1;a.nii.gz\n", "not separated by commas"),
+        ("id|image\n1|a.nii.gz\n", "column 'id' is missing"),
         ("id,image\n1,a.nii.gz\n1,b.nii.gz\n", "row 3, column id"),
         ("id,image\n1,gone.nii.gz\n", "row 2, column image"),
         ("id,image\n,a.nii.gz\n", "row 2, column id"),
-        ("id,image\n1,a.nii.gz,9\n", "row 2: 3 cells for 2 columns"),
+        ("id,image\n1,a.nii.gz,9\n", "row 2: 3 cells for 2 columns; quote commas in cells"),
+        ("id;image\n1;a.nii.gz;9\n", "row 2: 3 cells for 2 columns; quote semicolons in cells"),
         ("id,image,lesion_free\n1,a.nii.gz,perhaps\n", "row 2, column lesion_free"),
         ('id,image\n1,"a.nii.gz\n', "not a CSV"),
     ],

@@ -265,7 +265,10 @@ def test_strays_holes_and_the_border() -> None:
 
 def test_pictures_have_no_volume() -> None:
     array = body_with((slice(2, 6),) * 2, shape=(10, 10))
-    found = check_structures(LabelMap(array, Grid.without_spacing(array.shape)))[0]
+    told: list[tuple[int, int]] = []
+    labels = LabelMap(array, Grid.without_spacing(array.shape))
+    found = check_structures(labels, lambda done, total: told.append((done, total)))[0]
+    assert told == [(1, 1)]
     assert (found.volume, found.name) == (None, "label 1")
 
 

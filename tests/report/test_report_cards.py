@@ -22,7 +22,7 @@ from anatrust.pipeline.bounds import StructureBounds
 from anatrust.pipeline.sets import SetSummary
 from anatrust.report.bounded import bounds_card
 from anatrust.report.charts import bars, histogram
-from anatrust.report.greys import grey_values
+from anatrust.report.greys import _inside_and_beside, grey_values
 from anatrust.report.layers import set_layers
 from anatrust.report.uncertainty import uncertainty
 
@@ -259,6 +259,24 @@ def test_uncertainty_in_closed_form():
     assert np.isfinite(uncertainty(ProbabilityMap(rough, grid, ("background", "a", "b")), mask).entropy).all()
     overlapping = ProbabilityMap(np.stack([soft, soft]), grid, ("a", "b"))
     np.testing.assert_allclose(uncertainty(overlapping, mask).entropy, one.entropy, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.int32, np.float32])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_counted_grey_values_are_those_of_the_voxels(kind, order, rng):
+    array = np.asarray(
+        (rng.normal(100, 40, (9, 17, 12)) * (1_000 if kind == np.int32 else 1)).clip(0, 250_000), order=order
+    )
+    array = array.astype(kind)
+    mask = rng.random(array.shape) > 0.8
+    for found, values in zip(
+        _inside_and_beside(array, mask, 60.0), (array[mask], array[~mask & (array > 60)]), strict=True
+    ):
+        for share in (0, 0.2, 37.3, 50, 99.8, 100):
+            assert found.percentile(share) == pytest.approx(np.percentile(values.astype(float), share), rel=1e-12)
+        edges = np.linspace(70, 130, 9)
+        clipped = np.clip(values.astype(float), 70, 130)
+        assert found.histogram(edges).tolist() == np.histogram(clipped, edges)[0].tolist()
 
 
 def test_a_mask_that_fills_the_image_has_no_rest(patient, rng):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,9 @@ from anatrust.errors import GeometryError
 from anatrust.image.grid import Grid
 
 __all__ = ["canonical", "canonical_grid", "restore"]
+
+# Voxels along each edge of a cube that stays in the cache while its axes are exchanged.
+_CUBE = 32
 
 
 def canonical_grid(grid: Grid) -> Grid:
@@ -73,7 +77,7 @@ def canonical(array: npt.NDArray[Any], grid: Grid) -> tuple[npt.NDArray[Any], Gr
     order, flip = grid.canonical_axes()
     moved = array.transpose(*order, *range(grid.ndim, array.ndim))
     moved = moved[tuple(slice(None, None, -1) if reverse else slice(None) for reverse in flip)]
-    return np.ascontiguousarray(moved), canonical_grid(grid)
+    return _in_order(moved), canonical_grid(grid)
 
 
 def restore(array: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
@@ -102,4 +106,18 @@ def restore(array: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
         raise GeometryError(f"the array has shape {array.shape}, which is not the canonical order of {grid.shape}")
     turned = array[tuple(slice(None, None, -1) if reverse else slice(None) for reverse in flip)]
     back = turned.transpose(*np.argsort(order).tolist(), *range(grid.ndim, array.ndim))
-    return np.ascontiguousarray(back)
+    return _in_order(back)
+
+
+def _in_order(moved: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array C-contiguous, copied cube by cube.
+
+    Read along one axis and written along another, rows would be fetched from memory again for each of their voxels.
+    """
+    if moved.flags.c_contiguous or moved.ndim < 3:
+        return np.ascontiguousarray(moved)
+    copy = np.empty(moved.shape, moved.dtype)
+    for corner in itertools.product(*(range(0, n, _CUBE) for n in moved.shape[:3])):
+        cube = tuple(slice(start, start + _CUBE) for start in corner)
+        copy[cube] = moved[cube]
+    return copy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,11 @@ class _Run:
     def begin(self, name: str) -> None:
         if self.progress:
             self.progress(name, _STAGES.index(name), len(_STAGES))
+
+    def within(self, what: str) -> Callable[[int, int], None] | None:
+        """Tells how far a long stage has come, by another name than its own."""
+        told = self.progress
+        return None if told is None else lambda done, total: told(what, done, total)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -121,7 +126,9 @@ def assess(
         Writes ``report.html``. `anatrust.assess`, the way to call this function, gives the one
         of the report room; without one there is no page.
     progress
-        Told ``(stage, done, total)``.
+        Told ``(stage, done, total)``: the four stages, and within ``judge`` the ``comparisons`` of candidates with
+        their tissue, or the ``structures`` of an organ mask. An exception from it stops the run, which then leaves
+        nothing.
 
     Returns
     -------
@@ -189,9 +196,9 @@ def assess(
         if worst(findings) == "error":
             judged = not_judged(base, case)
         elif shows == "organ":
-            judged = judge_organs(base, case)
+            judged = judge_organs(base, case, run.within("structures"))
         else:
-            judged = judge_lesions(base, case, fitted, chosen, seed)
+            judged = judge_lesions(base, case, fitted, chosen, seed, run.within("comparisons"))
         if fitted is not None and worst(findings) != "error":
             sets = add_sets(judged, case, fitted, group=group, weights=encoder_weights)
             judged = add_screening(sets, case, fitted)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ _FLAGS = ("outlier", "lesion_free")
 _TEXTS = ("id", "patient", "group")
 _YES, _NO = frozenset({"true", "1", "yes", "y", "t", "1.0"}), frozenset({"false", "0", "no", "n", "f", "0.0"})
 _LARGEST_TABLE = 256 * 2**20
+_LONGEST_LINE = 2**20
+# In words, for messages; the first wins where the line holds as many of each.
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Cohort:
 
     @classmethod
     def read(cls, path: str | Path, *, check_files: bool = True) -> Cohort:
-        """Read a CSV (comma, UTF-8) or Parquet table.
+        """Read a CSV (UTF-8; separated by commas, semicolons or tabs, as its first line is) or Parquet table.
 
         Parameters
         ----------
@@ -172,21 +175,34 @@ class Cohort:
         return one, two
 
 
+def _separator(handle: IO[str]) -> str:
+    """What separates the columns: the mark that the first line with anything on it holds most often, else the comma.
+
+    Excel writes semicolons where the comma is the decimal mark. Marks within quotes are none. The handle is left at
+    its beginning.
+    """
+    first = next((line for line in iter(lambda: handle.readline(_LONGEST_LINE), "") if line.strip()), "")
+    handle.seek(0)
+    # Every second part lies between quotes.
+    outside = "".join(first.split('"')[::2])
+    return max(_SEPARATORS, key=outside.count)
+
+
 def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.reader(handle, strict=True)
+            separator = _separator(handle)
+            reader = csv.reader(handle, delimiter=separator, strict=True)
             width = None
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
                     continue
                 if width is None:
                     width = len(cells)
-                    if width == 1 and (";" in cells[0] or "\t" in cells[0]):
-                        raise FormatError(f"{path.name}: columns are not separated by commas; save it as comma CSV")
                 if len(cells) != width:
                     raise FormatError(
-                        f"{path.name}, row {reader.line_num}: {len(cells)} cells for {width} columns; quote commas"
+                        f"{path.name}, row {reader.line_num}: {len(cells)} cells for {width} columns; "
+                        f"quote {_SEPARATORS[separator]} in cells"
                     )
                 yield reader.line_num, [cell.strip() for cell in cells]
             if width is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -148,9 +149,9 @@ def not_judged(base: Verdict, case: Case) -> Judged:
     return Judged(verdict, _empty(case, "kept"), _empty(case, "rejected"), undecidable)
 
 
-def judge_organs(base: Verdict, case: Case) -> Judged:
+def judge_organs(base: Verdict, case: Case, progress: Callable[[int, int], None] | None = None) -> Judged:
     """The verdict on organs: their form. Kept are those of which nothing failed."""
-    checks = check_structures(case.labels)
+    checks = check_structures(case.labels, progress)
     remarks, unchecked = anatomy_findings(case.labels)
     findings = (*base.findings, *remarks)
     decision, reasons = decide(findings, structures=checks)
@@ -175,7 +176,14 @@ def judge_organs(base: Verdict, case: Case) -> Judged:
     return Judged(verdict, *parts, _empty(case, "undecidable"))
 
 
-def judge_lesions(base: Verdict, case: Case, profile: Profile | None, settings: RejectionSettings, seed: int) -> Judged:
+def judge_lesions(
+    base: Verdict,
+    case: Case,
+    profile: Profile | None,
+    settings: RejectionSettings,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Judged:
     """The verdict on lesions: each component kept, rejected or undecidable."""
     from anatrust.rejection import reject
 
@@ -188,6 +196,7 @@ def judge_lesions(base: Verdict, case: Case, profile: Profile | None, settings: 
         cohort_null=section.null if section and settings.null in ("auto", "cohort") else None,
         settings=settings,
         seed=seed,
+        progress=progress,
     )
     findings = base.findings
     if case.anatomy is not None:

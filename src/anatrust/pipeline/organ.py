@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -69,12 +69,14 @@ class StructureCheck:
         return cls(**{**data, "failed": tuple(data["failed"])})
 
 
-def check_structures(labels: LabelMap) -> tuple[StructureCheck, ...]:
+def check_structures(
+    labels: LabelMap, progress: Callable[[int, int], None] | None = None
+) -> tuple[StructureCheck, ...]:
     """Check every label: it fails with more than two main pieces, over 5 % strays or 1 % holes.
 
     The limits are conventions of ours, not error levels: nothing is guaranteed about the
     outline. Contact with the image's edge is reported and fails nothing, for organs are cut
-    by every limited field of view.
+    by every limited field of view. ``progress`` is told ``(done, total)`` labels.
 
     Examples
     --------
@@ -87,7 +89,12 @@ def check_structures(labels: LabelMap) -> tuple[StructureCheck, ...]:
     >>> check.name, check.components, check.failed
     ('liver', 1, ('holes of 4.2 %',))
     """
-    return tuple(_check(labels, number, box) for number, box in label_boxes(labels.array).items())
+    boxes, checks = label_boxes(labels.array), []
+    for number, box in boxes.items():
+        checks.append(_check(labels, number, box))
+        if progress is not None:
+            progress(len(checks), len(boxes))
+    return tuple(checks)
 
 
 def anatomy_findings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,6 +54,7 @@ def reject(
     cohort_null: CohortNull | None = None,
     settings: RejectionSettings | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Rejection:
     """Decide for each connected component of a mask whether it differs from normal tissue.
 
@@ -77,6 +79,8 @@ def reject(
         All choices; the defaults if None.
     seed
         Of all random draws. Results do not depend on axis order, candidate order or threads.
+    progress
+        Told ``(done, total)``: comparisons of candidates with their tissue, by each null that is asked.
 
     Returns
     -------
@@ -115,7 +119,7 @@ def reject(
     null = _resolved_null(cohort_null, settings)
     case = prepare(scan, labels, anatomy=anatomy, probabilities=probabilities, settings=settings.under(null))
     correction = resolved_correction(null, settings)
-    evidence, families = _gather(case, null, cohort_null, settings, seed)
+    evidence, families = _gather(case, null, cohort_null, settings, seed, _Progress(progress))
     tested = tuple(k for k in case.tested if evidence[k].p is not None)
 
     def keep(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -187,8 +191,29 @@ def _resolved_null(cohort_null: CohortNull | None, settings: RejectionSettings) 
     return "cohort" if floor <= settings.alpha * (1 + 1e-12) else "surrogate-max"
 
 
+class _Progress:
+    """Counts comparisons; those of a null that takes all candidates at once are counted when it is done."""
+
+    def __init__(self, told: Callable[[int, int], None] | None) -> None:
+        self._told = told
+        self._before = self.total = 0
+
+    def within(self, done: int) -> None:
+        if self._told is not None:
+            self._told(self._before + done, self.total)
+
+    def finish(self, count: int) -> None:
+        self.within(count)
+        self._before += count
+
+
 def _gather(
-    case: Case, null: Null, cohort_null: CohortNull | None, settings: RejectionSettings, seed: int
+    case: Case,
+    null: Null,
+    cohort_null: CohortNull | None,
+    settings: RejectionSettings,
+    seed: int,
+    progress: _Progress,
 ) -> tuple[list[_Evidence], int]:
     """Evidence on every candidate, and the number of families of tests that each took their own maximum."""
     evidence = [_Evidence() for _ in case.components.candidates]
@@ -202,29 +227,49 @@ def _gather(
     n_draws = max(settings.n_draws, min(_MOST_DRAWS, wanted))
     n_surrogates = max(settings.n_surrogates, min(_MOST_SURROGATES, wanted))
     families_tested = 0
+    beside_too = settings.placement_beside and null != "placement"
+    progress.total = len(case.tested) * (2 if beside_too else 1)
+    progress.finish(0)
     for tissue in case.tissues:
         comparison = compare_with(case, tissue)
         for k in tissue.members:
             evidence[k] = _described(comparison, k)
         able = [k for k in tissue.members if evidence[k].unable is None]
         if not able:
+            progress.finish(len(tissue.members) * (2 if beside_too else 1))
             continue
         if null == "cohort":
             assert cohort_null is not None
             _rank(comparison, able, cohort_null, evidence, seed)
         else:
-            found = scan_tests(comparison, null, n_draws=n_draws, n_surrogates=n_surrogates, seed=seed)
+            found = scan_tests(
+                comparison,
+                null,
+                n_draws=n_draws,
+                n_surrogates=n_surrogates,
+                seed=seed,
+                progress=progress.within,
+            )
             for k, result in found.items():
                 own = evidence[k]
                 if result.abstained is not None:
                     own.unable = result.abstained
                     continue
                 own.statistic, own.p, own.floor = result.statistic, result.p_value, result.floor
-        if settings.placement_beside and null != "placement":
+        progress.finish(len(tissue.members))
+        if beside_too:
             # A null made from this scan needs the odd places that trimming takes out.
             whole = replace(case, settings=settings.under("placement"))
             other = comparison if whole.settings == case.settings else compare_with(whole, tissue)
-            beside = scan_tests(other, "placement", n_draws=settings.n_draws, n_surrogates=1, seed=seed)
+            beside = scan_tests(
+                other,
+                "placement",
+                n_draws=settings.n_draws,
+                n_surrogates=1,
+                seed=seed,
+                progress=progress.within,
+            )
+            progress.finish(len(tissue.members))
             for k, result in beside.items():
                 evidence[k].placement_p = None if result.abstained is not None else result.p_value
         elif null == "placement":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +37,13 @@ def candidate_seed(components: Components, position: int, seed: int) -> int:
 
 
 def scan_tests(
-    comparison: Comparison, null: Null, *, n_draws: int, n_surrogates: int, seed: int
+    comparison: Comparison,
+    null: Null,
+    *,
+    n_draws: int,
+    n_surrogates: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[int, TestResult]:
     """p-values of all candidates of a tissue that can be compared.
 
@@ -49,6 +55,8 @@ def scan_tests(
         ``"surrogate-max"``, ``"placement"``, ``"block"`` or ``"iid"``.
     n_draws, n_surrogates, seed
         Draws and the scan's seed.
+    progress
+        Told how many candidates are done, where the null takes them one after another.
 
     Returns
     -------
@@ -63,7 +71,7 @@ def scan_tests(
         return {p: _pixels(comparison, p, null, n_draws, seeds[p]) for p in members}
     if len(comparison.classes) == 1:
         domain = comparison.domain(members)
-        found = _places(comparison, domain, members, null, n_draws, n_surrogates, seeds, seed)
+        found = _places(comparison, domain, members, null, n_draws, n_surrogates, seeds, seed, progress)
         return dict(zip(members, found, strict=True))
     results = {}
     for p in members:
@@ -93,6 +101,7 @@ def _places(
     n_surrogates: int,
     seeds: dict[int, int],
     seed: int,
+    progress: Callable[[int], None] | None = None,
 ) -> list[TestResult]:
     """Placement or surrogate test of some candidates in one domain."""
     candidates = [comparison.piece(p) for p in positions]
@@ -108,6 +117,7 @@ def _places(
             n_draws=n_draws,
             seeds=own_seeds,
             seed=seed,
+            progress=progress,
         )
     from anatrust.statistics.surrogate import surrogate_max_test
 

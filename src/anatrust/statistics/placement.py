@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -149,6 +149,7 @@ def placement_tests(
     overlaps: _Overlaps = "rank",
     seeds: Sequence[int] | None = None,
     seed: int,
+    progress: Callable[[int], None] | None = None,
 ) -> list[TestResult]:
     """`placement_test` for many candidates of one tissue; the tissue is prepared once.
 
@@ -167,6 +168,8 @@ def placement_tests(
         candidate's geometry and results do not depend on the order of the candidates.
     seed
         Seed of what the candidates share: the median distance and the frequencies.
+    progress
+        Told how many candidates' places have been found, one after another.
 
     Returns
     -------
@@ -207,6 +210,8 @@ def placement_tests(
             raise InputError("the candidate is empty: there is nothing to test")
         with ground.of_candidate(number, voxels) as (tissue, removed):
             trials.append(_trial(voxels, tissue, removed, n_draws, np.random.default_rng(own)))
+        if progress is not None:
+            progress(number + 1)
     able = [trial for trial in trials if trial.reason is None]
     if not able:
         return [TestResult.abstain(str(trial.reason), null="placement") for trial in trials]
