@@ -8,7 +8,8 @@ import pytest
 
 from anatrust.models.segmenters.blob import BlobSegmenter
 from anatrust.studies.r2seg_ablation import STUDY as ABLATION
-from anatrust.studies.r2seg_left_out import STUDY, Arm, run_arm
+from anatrust.studies.r2seg_arms import Arm, run_arm
+from anatrust.studies.r2seg_left_out import STUDY
 from anatrust.studies.study import Context, read_result
 
 ARM = Arm("cardiac", "pixels", 0)

@@ -2,177 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap
-from anatrust.models.pixel_classifier import PixelCase, PixelRecipe, train_pixel_classifier
-from anatrust.models.protocols import Segmenter
-from anatrust.models.segmenters.pixel_classifier import PixelTarget
-from anatrust.pipeline.propose import Proposal
-from anatrust.rejection.score import candidate_scores
-from anatrust.statistics.conformal_p import CohortNull
 from anatrust.studies.intervals import allowance
-from anatrust.studies.r2seg_cases import WORLDS, R2Case, _planted, _real
-from anatrust.studies.r2seg_cells import NEEDS, VARIANTS
-from anatrust.studies.r2seg_judge import JUDGES, Outcome, judge, outcome, proposal, tissue_of
-from anatrust.studies.r2seg_models import segmenter
-from anatrust.studies.r2seg_numbers import numbers, row
+from anatrust.studies.r2seg_arms import EXACT, IID, LEVELS, STEPS, Arm, run_arm, taught
+from anatrust.studies.r2seg_cases import WORLDS
+from anatrust.studies.r2seg_cells import NEEDS
+from anatrust.studies.r2seg_numbers import row
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
-from anatrust.studies.tissues import TissueSample, cardiac_patients, source_files
+from anatrust.studies.tissues import source_files
 
-__all__ = ["STUDY", "Arm", "null_maxima", "run_arm"]
-
-# The scans of a patient that are looked at, numbered.
-Patient = Sequence[tuple[int, TissueSample]]
-
-_STEPS = {
-    "proposed": "segmenter alone",
-    "past the gates": "gates alone",
-    "kept, level 0.10": "gates + cohort",
-    "kept, level 0.05": "gates + cohort, level 0.05",
-}
-_IID = "iid, as published"
-_EXACT = "drawn exactly"
-_LEVELS = {"kept, level 0.10": 0.10, "kept, level 0.05": 0.05}
-_PLANTINGS = 3
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to divide and to teach.
-
-    The first ``teach`` patients teach the segmenter: one of `r2seg_models.segmenter` (with the scans and plantings it
-    has there), or ``"pixels"`` or ``"unet"`` taught anew on all slices of the teachers with ``plantings`` lesions a
-    scan. Tested are the same patients as in the ablation, each as they are and with lesions planted in copies of
-    every scan. With ``others`` the null of a tested patient is made of all patients but the teachers and itself;
-    else of the healthy ones alone, as in the ablation.
-    """
-
-    world: str
-    model: str
-    teach: int
-    plantings: int = 0
-    variant: str = "regions"
-    others: bool = True
-
+__all__ = ["STUDY"]
 
 _ARMS: Mapping[str, Arm] = {
     "hearts: as in the ablation": Arm("cardiac", "pixels", 6, others=False),
     "hearts: judged by all others": Arm("cardiac", "pixels", 6),
     "hearts: several scales, taught on all slices": Arm("cardiac", "pixels", 10, plantings=1),
     "hearts: U-Net, taught on all slices": Arm("cardiac", "unet", 10, plantings=6),
-    "hippocampi: U-Net as in the ablation": Arm("hippocampus", "unet", 20, others=False),
-    "hippocampi: U-Net taught longer": Arm("hippocampus", "unet", 20, plantings=8),
 }
-
-
-def taught(arm: Arm, context: Context) -> Segmenter:
-    """The segmenter of an arm; minutes."""
-    if not arm.plantings:
-        return segmenter(arm.model, arm.world, context)
-    cases = list(_lessons(arm, context))
-    if arm.model == "pixels":
-        organ = WORLDS[arm.world].organ
-        shown = (PixelCase(c.scan, Mask(c.target, c.scan.grid), c.anatomy.mask(organ)) for c in cases)
-        return PixelTarget(train_pixel_classifier(shown, PixelRecipe(other=12_000)))
-    from anatrust.models.segmenters.unet import UNetTarget
-    from anatrust.models.unet import UNetConfig
-    from anatrust.models.unet_training import TrainingRecipe, train_unet
-
-    images = [c.scan.array.astype(np.float32) for c in cases]
-    labels = [c.target.astype(np.uint8) for c in cases]
-    ndim = images[0].ndim
-    recipe = TrainingRecipe(
-        steps=12 if context.quick else 800, batch=4, crop=24 if ndim == 3 else 48, flips=(0, 1), seed=context.seed
-    )
-    return UNetTarget(train_unet(images, labels, UNetConfig(ndim, ("background", "lesion"), (8, 16, 32)), recipe))
-
-
-def _lessons(arm: Arm, context: Context) -> Iterator[R2Case]:
-    """Every scan (in hearts: every slice) of the patients that teach, with lesions planted in copies of it."""
-    every: dict[str, Patient] = {}
-    if arm.world == "cardiac":
-        every = {name: list(enumerate(samples)) for name, samples in cardiac_patients(context)}
-    for k, patient in enumerate(_real(arm.world, context)[: 2 if context.quick else arm.teach]):
-        for n, sample in every.get(patient[0][1].patient, patient)[: 2 if context.quick else None]:
-            for copy in range(1 if context.quick else arm.plantings):
-                rng = np.random.default_rng([context.seed, k, n, copy, 41])
-                yield _planted(sample, WORLDS[arm.world], True, rng)
-
-
-def run_arm(arm: Arm, model: Segmenter, pool: Sequence[int], tested: Sequence[int], context: Context) -> dict[str, Any]:
-    """Numbers by way to judge, lesions at every step, and the null.
-
-    Parameters
-    ----------
-    arm, model
-        How candidates are proposed.
-    pool
-        Numbers of the patients whose healthy scans make the null.
-    tested
-        Numbers of those who are tested; one of them that is in the pool is left out of its own null.
-    """
-    patients = _real(arm.world, context)
-    world, settings = WORLDS[arm.world], JUDGES["gates + cohort"].settings
-    assert settings is not None
-
-    def seen(case: R2Case) -> tuple[R2Case, Proposal, LabelMap]:
-        made = proposal(case, arm.world, model, settings=VARIANTS[arm.variant])
-        return case, made, tissue_of(case, arm.world)
-
-    def planted(k: int, copy: int) -> list[R2Case]:
-        rngs = ((s, np.random.default_rng([context.seed, k, n, copy, 17])) for n, s in patients[k])
-        return [_planted(sample, world, copy > 0, rng) for sample, rng in rngs]
-
-    healthy = {k: [seen(case) for case in planted(k, 0)] for k in sorted({*pool, *tested})}
-    scores: dict[int, npt.NDArray[np.float64]] = {}
-    for k, scans in healthy.items():
-        found = [
-            candidate_scores(case.scan, made.labels, tissue, settings, probabilities=made.probabilities)
-            for case, made, tissue in scans
-        ]
-        scores[k] = np.concatenate(found)[np.isfinite(np.concatenate(found))]
-    results: dict[str, list[Outcome]] = {name: [] for name in (*_STEPS.values(), _IID, _EXACT)}
-    for k in tested:
-        null = CohortNull(tuple(scores[other] for other in pool if other != k))
-        copies = range(1, 2 if context.quick else _PLANTINGS + 1)
-        ill = [seen(case) for copy in copies for case in planted(k, copy)]
-        for case, made, tissue in (*healthy[k], *ill):
-            for name in (*_STEPS.values(), _IID):
-                judged = judge(case, made, tissue, JUDGES[name], null, seed=context.seed)
-                results[name].append(outcome(case, judged))
-            exact = judge(case, _exact(case, made), tissue, JUDGES["gates + cohort"], null, seed=context.seed)
-            results[_EXACT].append(outcome(case, exact))
-    return {
-        "judges": {name: numbers(found, seed=context.seed) for name, found in results.items()},
-        "null patients": len([k for k in pool if k != tested[0]]),
-        "null maxima": null_maxima([scores[k] for k in pool]),
-    }
-
-
-def _exact(case: R2Case, made: Proposal) -> Proposal:
-    """A proposal that holds what was planted and nothing else, drawn as it is."""
-    truth = case.target
-    names = made.labels.names
-    chances = ProbabilityMap(truth.astype(np.float32)[None], case.scan.grid)
-    return replace(made, probabilities=chances, labels=LabelMap(truth.astype(np.uint8), case.scan.grid, names))
-
-
-def null_maxima(scores: Sequence[npt.NDArray[np.float64]]) -> list[float]:
-    """The largest score of every healthy patient, falling; 0 where nothing reached the test.
-
-    Examples
-    --------
-    >>> null_maxima([np.array([1.0, 3.0]), np.array([]), np.array([7.25])])
-    [7.25, 3.0, 0.0]
-    """
-    return sorted((round(float(s.max()), 2) if s.size else 0.0 for s in scores), reverse=True)
 
 
 def _cells(context: Context) -> list[Cell]:
@@ -180,16 +30,16 @@ def _cells(context: Context) -> list[Cell]:
     return [
         Cell(
             name,
-            {"arm": name},
+            asdict(_ARMS[name]),
             files=source_files(_ARMS[name].world, context),
-            needs=(*NEEDS, "anatrust.studies.r2seg_left_out"),
+            needs=(*NEEDS, "anatrust.studies.r2seg_arms"),
         )
         for name in names
     ]
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
-    arm = _ARMS[cell.parameters["arm"]]
+    arm = Arm(**cell.parameters)
     chosen = WORLDS[arm.world]
     first = chosen.teach + chosen.healthy
     tested = list(range(first, first + chosen.test))
@@ -206,8 +56,8 @@ def _value(found: Mapping[str, Any], name: str) -> float | None:
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
     targets = []
     for key, found in results.items():
-        for step, level in _LEVELS.items():
-            judged = found["judges"][_STEPS[step]]
+        for step, level in LEVELS.items():
+            judged = found["judges"][STEPS[step]]
             specificity, clear, kept = (_value(judged, n) for n in ("specificity", "clear lesions", "any kept"))
             limit = allowance(level, judged["healthy"])
             targets.append(
@@ -231,17 +81,17 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         planted = judges["segmenter alone"]["clear count"]
         floor = 1 / (n + 1)
         steps = []
-        for step, name in _STEPS.items():
+        for step, name in STEPS.items():
             share = _value(judges[name], "clear lesions")
             text = "–" if share is None else f"{round(share * planted)}"
-            steps.append(f"{text} (undecidable)" if floor > _LEVELS.get(step, 1.0) * (1 + 1e-12) else text)
-        exact = _value(judges[_EXACT], "clear lesions")
+            steps.append(f"{text} (undecidable)" if floor > LEVELS.get(step, 1.0) * (1 + 1e-12) else text)
+        exact = _value(judges[EXACT], "clear lesions")
         drawn = "–" if exact is None else f"{round(exact * planted)}"
         oddest = ", ".join(f"{v:.1f}" for v in found["null maxima"][:3])
         funnel.append([key, str(n), f"{floor:.3f}", str(planted), *steps, drawn, oddest])
         shown = ("clear lesions", "lesions", "specificity", "dice", "false a scan")
-        judged += [[f"{key}: {name}", *row(judges[name], shown)] for name in (*_STEPS.values(), _IID)]
-    header = ["", "healthy in the null", "smallest p", "clear lesions planted", *_STEPS]
+        judged += [[f"{key}: {name}", *row(judges[name], shown)] for name in (*STEPS.values(), IID)]
+    header = ["", "healthy in the null", "smallest p", "clear lesions planted", *STEPS]
     header += ["kept at 0.10 if drawn exactly", "scores of the three oddest healthy"]
     return {
         "funnel": markdown_table(header, funnel),
