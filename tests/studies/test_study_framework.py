@@ -253,7 +253,9 @@ def test_the_overview_counts_every_part_of_a_target_and_names_what_was_missed() 
         "clear": 0.5,
         "reached": False,
         "level_met": True,
-        "better_in_both": None,
+        "better_in_both": False,
+        "iid_specificity": 0.0,
+        "iid_clear": 0.75,
     }
     results: dict[str, Any] = {
         "b": {"summary": {"targets": [parts]}},
@@ -271,10 +273,11 @@ def test_the_overview_counts_every_part_of_a_target_and_names_what_was_missed() 
         "describes": {"summary": {"targets": []}},
     }
     made = overview_of_targets(results)
-    assert made["met"][1] == [["a", "1", "4"], ["b", "1", "2"]]
+    assert made["met"][1] == [["a", "1", "4"], ["b", "1", "3"]]
     assert [row[1:] for row in made["missed"][1]] == [
         ["level", "0.25", "≤ 0.20"],
         ["power", "0.25", "≥ 0.80"],
         ["area", "0.90", "≥ 0.93"],
-        ["cell: specificity and sensitivity for clear lesions both ≥ 0.9", "0.95 / 0.50", "–"],
+        ["cell: specificity and sensitivity for clear lesions both ≥ 0.9", "0.95 / 0.50", "≥ 0.90 / 0.90"],
+        ["cell: better than the published test in both", "0.95 / 0.50", "≥ 0.00 / 0.75"],
     ]

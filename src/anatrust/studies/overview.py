@@ -51,7 +51,12 @@ def overview_of_targets(
         if parts:
             met.append([name, str(sum(reached for *_, reached in parts)), str(len(parts))])
         missed += [
-            [name, ": ".join(filter(None, (target["what"], _PARTS[part]))), _observed(target, part), _required(target)]
+            [
+                name,
+                ": ".join(filter(None, (target["what"], _PARTS[part]))),
+                _observed(target, part),
+                _required(target, part),
+            ]
             for target, part, reached in parts
             if not reached
         ]
@@ -68,8 +73,12 @@ def _observed(target: Mapping[str, Any], part: str) -> str:
     return f"{value:.2f}" if isinstance(value, float | int) else "–"
 
 
-def _required(target: Mapping[str, Any]) -> str:
-    """The bound beside the figure; some targets name it in their own words instead."""
+def _required(target: Mapping[str, Any], part: str) -> str:
+    """The bound beside the figure, or what was to be beaten; some targets name it in their own words instead."""
+    if part == "reached":
+        return "≥ 0.90 / 0.90"
+    if part == "better_in_both":
+        return "≥ " + " / ".join(f"{target[k]:.2f}" for k in ("iid_specificity", "iid_clear"))
     if "required" in target:
         return str(target["required"]).replace(">=", "≥").replace("<=", "≤")
     if "limit" in target and "observed" in target:
