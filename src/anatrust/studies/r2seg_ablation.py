@@ -36,8 +36,6 @@ _MAIN = (
 _AXES = ("full frame", "mean fusion", "1 view", "with full frame", "Γ = 0.5, 1, 2")
 AXIS_JUDGES = ("segmenter alone", "gates + cohort")
 """The ways to judge along the axes of proposing."""
-# Beside the judges of a cell: the cohort null at the level at which it spares as many as the published test.
-_MATCHED = "matched"
 _SHOWN = (
     "clear lesions",
     "lesions",
@@ -73,7 +71,7 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     p = cell.parameters
     limit = 24 if cell.key.endswith("surrogate") else None
     found = evaluate(p["world"], p["segmenter"], p["variant"], tuple(p["judges"]), context, limit=limit)
-    return {**found["judges"], _MATCHED: found.get("matched")}
+    return dict(found["judges"])
 
 
 def _value(numbers: Mapping[str, Any], name: str) -> float | None:
@@ -119,10 +117,8 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     made: dict[str, str] = {}
     axes: list[list[str]] = []
     main: list[list[str]] = []
-    for key, found in result["cells"].items():
-        for name, numbers in found.items():
-            if name == _MATCHED:
-                continue
+    for key, judges in result["cells"].items():
+        for name, numbers in judges.items():
             line = [f"{key.replace('/', ', ')}: {name}", *row(numbers, _SHOWN)]
             axis = key.split("/")[2]
             (axes if key.startswith("hippocampus/unet/") and axis in _AXES else main).append(line)
@@ -156,19 +152,6 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     ]
     made["targets"] = markdown_table(header, rows)
     made["funnel"] = _funnel(result["cells"])
-    levelled = [
-        [
-            key.replace("/", ", "),
-            *(f"{same[name]:.2f}" for name in ("specificity", "theirs", "ours")),
-            _gain(same["difference"]),
-            f"{same['below']:.3f}",
-        ]
-        for key, found in result["cells"].items()
-        if (same := found.get(_MATCHED)) is not None
-    ]
-    if levelled:
-        header = ["cell", "specificity of both", "iid: clear lesions", "cohort: clear lesions", "gain", "kept if p <"]
-        made["matched"] = markdown_table(header, levelled)
     return made
 
 
@@ -190,11 +173,6 @@ def _funnel(cells: Mapping[str, Mapping[str, Any]]) -> str:
             line.append("undecidable" if 1 / (healthy + 1) > _LEVELS.get(name, 1.0) * (1 + 1e-12) else found)
         rows.append(line)
     return markdown_table(["cell", "healthy in the null", "smallest p", "clear lesions", *steps], rows)
-
-
-def _gain(difference: Mapping[str, Any]) -> str:
-    low, high = difference.get("interval", (None, None))
-    return f"{difference['value']:+.2f}" + ("" if low is None else f" ({low:+.2f} to {high:+.2f})")
 
 
 STUDY = Study(

@@ -16,28 +16,28 @@ __all__ = ["STUDY"]
 _WORLD = "phantom"
 # Descriptors do not change when an image is flipped, so that mean and maximum over views are the same.
 _VARIANT = "regions"
-_STEPS = {"proposed": "segmenter alone", "past the gates": "gates alone", "kept": "gates + cohort"}
-_ALONE = tuple(_STEPS.values())
-# The judges of the ablation where it has computed the cell.
-_WAYS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("pixels", JUDGES_OF_ABLATION),
-    ("pixels, rest taught more", _ALONE),
-    ("pixels, 80 teachers", _ALONE),
-    ("pixels, several scales", JUDGES_OF_ABLATION),
-)
+_STEPS = {
+    "proposed": "segmenter alone",
+    "past the gates": "gates alone",
+    "kept": "gates + cohort",
+    "kept, tissue trimmed": "gates + cohort, trimmed",
+}
+_SEGMENTERS = ("pixels", "pixels, several scales")
 _SHOWN = ("clear lesions", "specificity", "false a scan", "dice")
 
 
 def _cells(context: Context) -> list[Cell]:
-    ways = _WAYS[1:2] if context.quick else _WAYS
     needs = (*NEEDS, "anatrust.studies.r2seg_steps")
     return [
-        Cell(f"{name}: {_VARIANT}", {"segmenter": name, "judges": list(judges)}, needs=needs) for name, judges in ways
+        Cell(f"{name}: {_VARIANT}", {"segmenter": name}, needs=needs)
+        for name in _SEGMENTERS[: 1 if context.quick else 2]
     ]
 
 
 def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
-    found = evaluate(_WORLD, cell.parameters["segmenter"], _VARIANT, tuple(cell.parameters["judges"]), context)
+    # The judges of the ablation, so that the cell it has computed serves here too.
+    judges = tuple(_STEPS.values()) if context.quick else JUDGES_OF_ABLATION
+    found = evaluate(_WORLD, cell.parameters["segmenter"], _VARIANT, judges, context)
     return {step: {**found["judges"][how], "by size": found["sizes"][how]} for step, how in _STEPS.items()}
 
 
