@@ -145,6 +145,23 @@ def test_columns_sort_and_missing_figures_come_last(opened):
     opened.page.click("button.sort[data-key='number']")
 
 
+def test_long_tables_show_the_outcomes_that_are_wanted(patient, open_page, tmp_path):
+    first = patient.verdict.candidates[0]
+    outcome = {3: "kept", 11: "undecidable"}
+    many = tuple(replace(first, number=n, decision=outcome.get(n, "rejected")) for n in range(1, 13))
+    page = open_page(patient.with_verdict(candidates=many).write(tmp_path / "many.html")).page
+    shown = "[...document.querySelectorAll('button.go')].filter(b => b.offsetParent).map(b => b.textContent)"
+    assert len(page.evaluate(shown)) == 12
+    assert "Rejected (10)" in page.locator(".filter").inner_text()
+    page.uncheck(".filter input[data-outcome='rejected']")
+    assert page.evaluate(shown) == ["3", "11"]
+    page.focus("tbody[data-number='3'] .go")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.textContent") == "11"
+    page.check(".filter input[data-outcome='rejected']")
+    assert len(page.evaluate(shown)) == 12
+
+
 def test_a_click_into_the_scan_moves_the_crosshair(opened):
     opened.page.click("tbody[data-number='1'] .go")
     before = opened.crosshair

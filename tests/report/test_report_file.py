@@ -173,8 +173,22 @@ def test_many_candidates_do_not_swell_the_page(patient, tmp_path):
     many = patient.with_verdict(candidates=tuple(replace(first, number=i + 1) for i in range(2000)))
     text = many.write(tmp_path / "many.html").read_text(encoding="utf-8")
     assert len(text) < few + 1_500_000
-    assert "1700 more are in verdict.json" in text
+    assert "1700 more, all kept, are in verdict.json" in text
     assert text.count("<figure") == 12
+
+
+def test_of_many_candidates_the_table_holds_those_that_matter(patient, tmp_path):
+    first = patient.verdict.candidates[0]
+    outcome = {320: "kept", 400: "undecidable", 499: "kept"}
+    many = tuple(replace(first, number=i + 1, decision=outcome.get(i + 1, "rejected")) for i in range(500))
+    text = patient.with_verdict(candidates=many).write(tmp_path / "many.html").read_text(encoding="utf-8")
+    listed = [int(number) for number in re.findall(r'<tbody data-number="(\d+)"', text)]
+    assert listed == [*range(1, 298), 320, 400, 499]  # in their order, and of the rejected the largest
+    assert "200 more, all rejected, are in verdict.json" in text
+    assert [int(n) for n in re.findall(r'<figure[^>]* data-number="(\d+)"', text)][:3] == [320, 499, 400]
+    unsure = tuple(replace(c, decision="undecidable" if c.number <= 310 else c.decision) for c in many)
+    text = patient.with_verdict(candidates=unsure).write(tmp_path / "more.html").read_text(encoding="utf-8")
+    assert "200 more (187 rejected, 13 undecidable) are in verdict.json" in text
 
 
 def test_a_single_slice_knows_its_plane(tmp_path, patient):

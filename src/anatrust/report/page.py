@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.report.bounded import bounds_card
 from anatrust.report.embed import base64_size
 from anatrust.report.greys import grey_values, uncertainty_card
-from anatrust.report.layers import Layer, outcome_layers, set_layers
+from anatrust.report.layers import STYLES, Layer, outcome_layers, set_layers
 from anatrust.report.listed import Entry, listed
 from anatrust.report.nested import set_rows
 from anatrust.report.pictures import key_slices
@@ -154,8 +155,11 @@ def _render(
     if probabilities is not None:
         doubt = uncertainty(probabilities, drawn)
         maps = {"probability": probabilities.foreground, "entropy": doubt.entropy}
-    view = viewer(scan, shown, layers, maps, windows, entries[:_MOST_ROWS], budget=budget)
-    rows = [row(entry, plain["kind"], scan) for entry in entries[:_MOST_ROWS]]
+    # Of more than the table holds, those that were rejected are left to the file of all.
+    numbers = {entry.number for entry in _important(entries)[:_MOST_ROWS]}
+    held = [entry for entry in entries if entry.number in numbers]
+    view = viewer(scan, shown, layers, maps, windows, held, budget=budget)
+    rows = [row(entry, plain["kind"], scan) for entry in held]
     cards = {
         "bounds": bounds_card(plain.get("bounds", ()), scan.grid.ndim),
         "sets": set_rows(plain["sets"], sets, contours, scan, windows[0]),
@@ -189,9 +193,10 @@ def render_page(
         columns=titles,
         rows=rows,
         common_name=_common_name(rows),
-        more_rows=max(0, len(entries) - len(rows)),
+        more_rows=_left_to_the_file(entries, rows),
+        outcomes=_counted(row.outcome for row in rows),
         more_pictures=max(0, len(entries) - _MOST_PICTURES),
-        pictures=key_slices(scan, outcomes, _pictured(entries)[:_MOST_PICTURES], windows[0]),
+        pictures=key_slices(scan, outcomes, _important(entries)[:_MOST_PICTURES], windows[0]),
         toggles=view.toggles,
         windows=windows,
         volumes=view.volumes,
@@ -211,8 +216,23 @@ def _common_name(rows: Sequence[Row]) -> str:
     return rows[0].name if len(rows) > 1 and len({row.name for row in rows}) == 1 else ""
 
 
-def _pictured(entries: tuple[Entry, ...]) -> list[Entry]:
-    """Entries in the order in which they deserve a picture: kept or failed, undecidable, the others."""
+def _counted(outcomes: Iterable[str]) -> dict[str, int]:
+    """How many there are of each outcome, in the order of the styles."""
+    counts = Counter(outcomes)
+    return {outcome: counts[outcome] for outcome in STYLES if counts[outcome]}
+
+
+def _left_to_the_file(entries: tuple[Entry, ...], rows: Sequence[Row]) -> str:
+    """How many of each outcome are not in the table, in words; empty where all are."""
+    left = Counter(entry.outcome for entry in entries) - Counter(row.outcome for row in rows)
+    if len(left) == 1:
+        return f"{left.total()} more, all {next(iter(left))},"
+    told = ", ".join(f"{count} {outcome}" for outcome, count in _counted(left.elements()).items())
+    return f"{left.total()} more ({told})" if left else ""
+
+
+def _important(entries: tuple[Entry, ...]) -> list[Entry]:
+    """Entries in the order in which they deserve a row and a picture: kept or failed, undecidable, the others."""
     rank = {"kept": 0, "failed": 0, "unsure": 0, "undecidable": 1}
     return sorted(entries, key=lambda entry: (rank.get(entry.outcome, 2), entry.number))
 

@@ -56,7 +56,7 @@
     table.addEventListener("keydown", (event) => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
       if (!step || !event.target.matches("button.go")) return;
-      const buttons = [...table.querySelectorAll("button.go")];
+      const buttons = [...table.querySelectorAll("tbody:not([hidden]) button.go")];
       const next = buttons[buttons.indexOf(event.target) + step];
       if (next) next.focus();
       event.preventDefault();
@@ -64,6 +64,12 @@
     for (const button of table.querySelectorAll("button.sort")) {
       button.addEventListener("click", () => sortBy(button));
     }
+  }
+
+  for (const box of document.querySelectorAll(".filter input")) {
+    box.addEventListener("change", () => {
+      for (const group of groups) if (group.classList.contains(box.dataset.outcome)) group.hidden = !box.checked;
+    });
   }
 
   const sortBy = (button) => {
