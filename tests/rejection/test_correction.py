@@ -111,7 +111,7 @@ def test_random_draw_statement():
 
 def test_nothing_tested():
     said = statements("none", "by", RejectionSettings(), tested=0, undecidable=2)
-    assert said[0].text == "Nothing was tested, so nothing is claimed."
+    assert said[0].text == "No candidate could be decided, so nothing is claimed."
     assert "2 candidates are undecidable" in said[1].text
 
 

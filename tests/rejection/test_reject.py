@@ -432,6 +432,30 @@ def test_where_there_is_only_the_body_the_verdict_says_what_helps(flat):
         assert not any("--anatomy" in note for note in organ)
 
 
+@pytest.mark.parametrize(("value", "side"), [(3.0, "above"), (-3.0, "below")])
+def test_of_what_could_not_be_decided_the_verdict_says_what_is_known(value, side):
+    """Half of the tissue is of one grey value, so it has no texture: the default null abstains, placement does not."""
+    grid = Grid((60, 60), np.eye(4))
+    rng = np.random.default_rng(0)
+    image = np.where(rng.random(grid.shape) > 0.8, rng.normal(size=grid.shape), 0).astype(np.float32)
+    mask = np.zeros(grid.shape, dtype=bool)
+    mask[20:26, 30:36] = True
+    image[mask] += value
+    organ = LabelMap(np.ones(grid.shape, np.uint8), grid, {1: "liver"})
+    found = reject(Scan(image, grid), Mask(mask, grid, "lesion"), anatomy=organ)
+    [candidate] = found.candidates
+    assert candidate.decision == "undecidable"
+    assert candidate.placement_p == 0.001
+    assert candidate.reason.startswith("the tissue is nearly constant: there is no texture to compare with; known is")
+    assert f"standard deviations {side} that of liver, and that 0.1 % of the places tried" in candidate.reason
+    assert "a profile of lesion-free scans (--profile) decides" in found.notes[-1]
+    assert found.statements[0].text == "No candidate could be decided, so nothing is claimed."
+    alone = reject(
+        Scan(image, grid), Mask(mask, grid, "lesion"), anatomy=organ, settings=RejectionSettings(placement_beside=False)
+    )
+    assert alone.candidates[0].reason == "the tissue is nearly constant: there is no texture to compare with"
+
+
 def test_images_on_other_grids_are_refused(flat):
     other = Grid(flat.scan.grid.shape, np.eye(4))
     with pytest.raises(GeometryError, match="mask and the scan lie on different grids"):

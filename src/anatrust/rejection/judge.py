@@ -347,8 +347,21 @@ def _decide(
         if failure is not None:
             decisions[k] = ("rejected", failure)
         elif k not in decisions:
-            decisions[k] = ("undecidable", str(evidence[k].unable))
+            decisions[k] = ("undecidable", f"{evidence[k].unable}{_known(evidence[k])}")
     return decisions
+
+
+def _known(own: _Evidence) -> str:
+    """What can be said of a candidate that the null could not judge, after the reason why not; empty if nothing."""
+    if own.placement_p is None or own.contrast is None:
+        return ""
+    side = "above" if own.contrast >= 0 else "below"
+    share = f"{own.placement_p:.2g}" if own.placement_p < 0.001 else f"{own.placement_p:.1%}".replace("%", " %")
+    return (
+        f"; known is that its mean lies {abs(own.contrast):.1f} standard deviations {side} that of {own.tissue}, and"
+        f" that {share} of the places tried for its shape there look as odd (placement): that decides only about a"
+        " mask drawn without looking at this image"
+    )
 
 
 def _about_tissue(case: Case, null: Null, decisions: dict[int, tuple[Decision, str]]) -> tuple[str, ...]:
@@ -363,6 +376,12 @@ def _about_tissue(case: Case, null: Null, decisions: dict[int, tuple[Decision, s
             "The body around candidates is a few large structures, in which little short of glaring is found. Organs"
             " (--anatomy) or a profile of lesion-free scans (--profile) allow more; so does --null placement, if the"
             " mask was drawn without looking at this image.",
+        )
+    beside = [k for tissue in case.tissues if not tissue.around for k in tissue.members]
+    if null == "surrogate-max" and any(decisions[k][0] == "undecidable" for k in beside):
+        return (
+            "Where an organ is too small or too coarse for texture surrogates to tell, a profile of lesion-free scans"
+            " (--profile) decides; so does --null placement, if the mask was drawn without looking at this image.",
         )
     if null == "placement" and around:
         return (

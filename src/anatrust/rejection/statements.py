@@ -94,7 +94,12 @@ def statements(
         )
         left.append(Claim(text))
     if not tested:
-        return (Claim("Nothing was tested, so nothing is claimed."), *left)
+        text = (
+            "No candidate could be decided, so nothing is claimed."
+            if left
+            else "Nothing was tested, so nothing is claimed."
+        )
+        return (Claim(text), *left)
     rate = _rate(correction, settings.alpha)
     if null == "cohort":
         said = _cohort(correction, settings, patients)
