@@ -27,14 +27,7 @@ if TYPE_CHECKING:  # torch is heavy, and this module is imported for its names a
 
 __all__ = ["SEGMENTERS", "segmenter", "teaching_arrays", "trained_unet"]
 
-SEGMENTERS = (
-    "pixels",
-    "pixels, rest taught more",
-    "pixels, 80 teachers",
-    "pixels, several scales",
-    "unet",
-    "threshold",
-)
+SEGMENTERS = ("pixels", "pixels, several scales", "unet", "threshold")
 _CACHE = Path("build/studies/r2seg")
 _CODE = (
     "anatrust.models.unet",
@@ -48,23 +41,19 @@ _CODE = (
 def segmenter(name: str, world: str, context: Context) -> Segmenter:
     """A segmenter for a population; trained when first asked for, on the patients that teach alone.
 
-    ``pixels`` sees as many voxels of lesions as of the rest, ``pixels, rest taught more`` six times as
-    many of the rest and more trees, ``pixels, 80 teachers`` in addition learns from 64 further
-    phantoms, ``pixels, several scales`` from 144 with the features and leaves of today's defaults;
+    ``pixels`` sees as many voxels of lesions as of the rest, ``pixels, several scales`` learns from 144
+    further phantoms with the features and leaves of today's defaults;
     ``unet`` trains for a few minutes, and ``threshold`` needs no training: all of them
     draw something in nearly everybody.
     """
     if name == "threshold":
         return BlobSegmenter(contrast=2.0, smoothings=(3.0,))
     if name.startswith("pixels"):
-        # The second was chosen on 60 phantoms that are in no study; what it lost of another 160, bright lesions of
-        # which it had been shown seven, asked for the third. The fourth was chosen on 280 phantoms that are in no
-        # study: specks of noise that the others' pure leaves are sure of had hidden lesions of 10 to 16 mm.
+        # The second was chosen on 280 phantoms that are in no study: specks of noise that the other's pure leaves are
+        # sure of had hidden lesions of 10 to 16 mm, and bright lesions, of which it had been shown seven, were lost.
         before = PixelRecipe(target=2000, leaves=15, rate=0.1, least=20, shrinkage=0.0, share=1.0, features="local")
         recipe, more = {
             "pixels": (replace(before, other=2000, trees=60), 0),
-            "pixels, rest taught more": (replace(before, other=12_000, trees=150), 0),
-            "pixels, 80 teachers": (replace(before, other=12_000, trees=300), 64),
             "pixels, several scales": (PixelRecipe(other=12_000), 144),
         }[name]
         shown = chain.from_iterable(cases(world, "teach", context))

@@ -1,4 +1,4 @@
-"""Study `r2seg-roc`: the test alone over its level, by population, size and contrast of lesions."""
+"""Study `r2seg-roc`: the test over its level, by size and contrast, and beside the published one at one specificity."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _PAIRS = (
     ("hippocampus", "unet"),
     ("cardiac", "pixels"),
 )
+# Beside the curves of a cell: the cohort null at the level at which it spares as many as the published test.
+_MATCHED = "matched"
 _BINS: dict[str, Callable[[float, float], bool]] = {
     "all lesions": lambda d, c: True,  # noqa: ARG005
     "< 10 mm": lambda d, c: d < 10,  # noqa: ARG005
@@ -36,8 +38,9 @@ _BINS: dict[str, Callable[[float, float], bool]] = {
 
 def _cells(context: Context) -> list[Cell]:
     pairs = (("hippocampus", "pixels"),) if context.quick else _PAIRS
+    needs = (*NEEDS, "anatrust.studies.r2seg_roc")
     return [
-        Cell(f"{w}/{n}", {"world": w, "segmenter": n}, files=source_files(w, context), needs=NEEDS) for w, n in pairs
+        Cell(f"{w}/{n}", {"world": w, "segmenter": n}, files=source_files(w, context), needs=needs) for w, n in pairs
     ]
 
 
@@ -47,7 +50,8 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     judges: tuple[str, ...] = JUDGES_OF_ABLATION
     if context.quick:
         judges = ("cohort, no gates", "iid, as published")
-    found = evaluate(p["world"], p["segmenter"], "regions", judges, context)["p"]
+    made = evaluate(p["world"], p["segmenter"], "regions", judges, context)
+    found = made["p"]
     curves: dict[str, Any] = {}
     for judge, null in _NULLS.items():
         values = found[judge]
@@ -69,30 +73,54 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
         curve["f1"] = [round(float(v), 4) for v in f1]
         curve["best alpha"] = _ALPHAS[int(np.argmax(f1))]
         curves[null] = curve
-    return curves
+    return {**curves, _MATCHED: made.get("matched")}
 
 
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
-    return {"best": {key: {null: c["best alpha"] for null, c in found.items()} for key, found in results.items()}}
+    return {"best": {key: {n: found[n]["best alpha"] for n in _NULLS.values()} for key, found in results.items()}}
 
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     rows = []
     for key, found in result["cells"].items():
-        for null, curve in found.items():
+        for null in _NULLS.values():
+            curve = found[null]
             at = curve["alpha"].index(0.1)
             best = curve["alpha"].index(curve["best alpha"])
             shares = [f"{curve[name][at]:.2f}" if name in curve else "–" for name in _BINS]
             rows.append(
                 [
                     f"{key.replace('/', ', ')}: {null}",
+                    f"{curve['specificity'][0]:.2f}",
                     f"{curve['specificity'][at]:.2f}",
                     *shares,
                     f"{curve['best alpha']:g} ({curve['f1'][best]:.2f})",
                 ]
             )
-    header = ["population, segmenter: null", "specificity at 0.10", *_BINS, "α of best lesion F1 (F1)"]
-    return {"roc": markdown_table(header, rows)}
+    levels = (f"specificity at {_ALPHAS[0]:g}", "specificity at 0.10")
+    header = ["population, segmenter: null", *levels, *_BINS, "α of best lesion F1 (F1)"]
+    made = {"roc": markdown_table(header, rows)}
+    cells = {key: same for key, found in result["cells"].items() if (same := found.get(_MATCHED)) is not None}
+    if cells:
+        header = [
+            "cell",
+            "specificity of both",
+            "iid: clear lesions",
+            "cohort: clear lesions",
+            "gain",
+            "kept if p below",
+        ]
+        made["matched"] = markdown_table(header, [_levelled(key, same) for key, same in cells.items()])
+    return made
+
+
+def _levelled(key: str, same: Mapping[str, Any]) -> list[str]:
+    """A row for the two tests at the specificity of the published one."""
+    gain = f"{same['difference']['value']:+.3f}"
+    if "interval" in same["difference"]:
+        gain += " ({:+.3f} to {:+.3f})".format(*same["difference"]["interval"])
+    shares = [f"{same['specificity']:.2f}", f"{same['theirs']:.3f}", f"{same['ours']:.3f}"]
+    return [f"{key.replace('/', ', ')}, regions", *shares, gain, f"{same['below']:.3f}"]
 
 
 def _figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -100,7 +128,8 @@ def _figures(result: Mapping[str, Any]) -> Mapping[str, Any]:
     for key, found in result["cells"].items():
         lines: dict[str, Any] = {}
         response: dict[str, Any] = {}
-        for null, curve in found.items():
+        for null in _NULLS.values():
+            curve = found[null]
             lines[f"{null}: lesions kept"] = {"x": curve["alpha"], "y": curve["all lesions"]}
             lines[f"{null}: healthy left empty"] = {"x": curve["alpha"], "y": curve["specificity"]}
             for size, label in (("all lesions", "all lesions"), ("< 10 mm", "below 10 mm")):
