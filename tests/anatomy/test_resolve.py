@@ -68,6 +68,20 @@ def test_one_wrong_letter_in_a_long_word_is_forgiven():
     assert hits >= 0.9 * len(names)
 
 
+@pytest.mark.parametrize(
+    ("text", "structure"),
+    [
+        ("hippocampal", "hippocampus"),
+        ("cerebellar", "cerebellum"),
+        ("aortic", "aorta"),
+        ("sacral", "sacrum"),
+        ("left femoral", "femur_left"),
+    ],
+)
+def test_adjectives_mean_their_organ(text, structure):
+    assert resolve_structure(text)[0].entry.id == structure
+
+
 def test_sides_and_order():
     assert [side_of(t) for t in ("left and right", "RT lung", "lefty")] == [None, "right", None]
     assert resolve_tumour("left renal mass")[0].side == "left"

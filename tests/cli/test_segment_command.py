@@ -90,6 +90,15 @@ def test_json_prints_the_verdict_alone(asked, capsys):
     jsonschema.validate(json.loads(capsys.readouterr().out), Verdict.json_schema())
 
 
+def test_a_missing_device_is_one_line_with_the_embedded_parts(asked, tmp_path, capsys):
+    """The default segmenter needs no torch, but the embedded anchors do."""
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert run([*asked, "--device", "cuda", "-o", str(tmp_path)]) == 2
+    assert "torch sees no CUDA device here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

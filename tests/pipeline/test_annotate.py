@@ -17,7 +17,8 @@ from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Scan
 from anatrust.metrics import dice
 from anatrust.models.annotation import Annotation, Reference, Relation, Structure
-from anatrust.pipeline.annotate import annotate
+from anatrust.pipeline.annotate import annotate, read_references
+from anatrust.reference.bank import ReferenceBank
 from anatrust.reference.relations import relations_of
 
 NAMES = {1: "anterior hippocampus", 2: "posterior hippocampus"}
@@ -241,13 +242,16 @@ def test_a_reference_of_which_nothing_is_found_is_asked_about(tmp_path: Path) ->
 
 
 def test_the_switches_say_what_they_did() -> None:
-    shifts = (-2, -1, 0, 1, 2, 3)
-    others = [tuple(pictured(a) for a in phantom(shift)) for shift in shifts]
-    given = ([image for image, _ in others], [labels for _, labels in others])
+    others = [phantom(shift) for shift in (-2, -1, 0, 1, 2)]
+    given = [pictured(image) for image, _ in others], [pictured(labels) for _, labels in others]
     image, labels = phantom(4)
-    plain = annotate(pictured(image), *given, names={1: "liver", 2: "spleen"})
-    found = annotate(pictured(image), *given, names={1: "liver", 2: "spleen"}, adaptive=True, priors=True)
+    names = {1: "liver", 2: "spleen"}
+    plain = annotate(pictured(image), given[0][0], given[1][0], reasoner="correspondence", names=names)
+    # One reference of the bank is taken; the layout is learnt from all of them.
+    bank = ReferenceBank.build(read_references(*given, names=names))
+    found = annotate(pictured(image), bank=bank, k=1, reasoner="correspondence", adaptive=True, priors=True)
     assert found.reasoner.startswith("repaired/1")
+    assert "5 scans" in found.reasoner
     assert "adaptive/1" in found.reasoner
     assert plain.reasoner in found.reasoner
     assert all(dice(labels == n, found.labels.array == n) > 0.8 for n in (1, 2))
@@ -260,10 +264,10 @@ def test_a_rehearsal_says_what_overlap_to_expect_and_needs_four_references(tmp_p
     given = [pictured(image) for image, _ in known], [pictured(labels) for _, labels in known]
     image, _ = phantom(2)
     names = {1: "liver", 2: "spleen"}
-    plain = annotate(pictured(image), *given, names=names)
+    plain = annotate(pictured(image), *given, names=names, reasoner="correspondence")
     assert [s.expected for s in plain.structures] == [None, None]
     out = tmp_path / "out"
-    told = anatrust.annotate(pictured(image), *given, names=names, rehearse=True, out=out)
+    told = anatrust.annotate(pictured(image), *given, names=names, reasoner="correspondence", rehearse=True, out=out)
     assert all((s.expected or 0) > 0.8 for s in told.structures)
     assert np.array_equal(told.labels.array, plain.labels.array)
     written = json.loads((out / "annotation.json").read_text())

@@ -138,6 +138,15 @@ def test_tables_that_contradict_themselves(
     assert "Jane" not in str(error.value)
 
 
+def test_a_truth_that_stands_in_for_the_mask_is_remarked(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    """Sets fitted on the truth itself look perfect and say nothing of a segmenter."""
+    for row in rows[:2]:
+        row["lesion_free"], row["truth"] = "", row["mask"]
+    rows[2]["truth"] = save(tmp_path / "nothing.nii.gz", np.zeros(SHAPE, np.uint8))
+    (note,) = [n for n in fit(write(tmp_path, rows)).not_fitted if "one file as mask and truth" in n]
+    assert note.startswith("2 rows")
+
+
 def test_an_all_zero_truth_is_a_healthy_scan(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     zero = save(tmp_path / "zero.nii.gz", np.zeros(SHAPE, np.uint8))
     for row in rows:

@@ -99,6 +99,16 @@ def test_plain_folders_and_patients_by_name(tmp_path: Path) -> None:
             find_rows(tmp_path, patient=wrong)
 
 
+def test_slices_that_count_as_patients_are_remarked(tmp_path: Path) -> None:
+    """Exchangeable are patients: slices of one heart that pass for patients would promise too much."""
+    touch(tmp_path, *(f"images/SC-N-{p}-IM-0001-{k:04d}.dcm.png" for p in (1, 2) for k in (48, 59, 68)))
+    (note,) = find_rows(tmp_path).notes
+    assert "several ids begin with 'SC-N-1-IM-0001'" in note
+    assert not find_rows(tmp_path, patient="^(.*)-IM-").notes
+    one_each = touch(tmp_path / "other", *(f"images/hippocampus_{k:03d}.nii.gz" for k in range(9)))
+    assert not find_rows(one_each).notes
+
+
 def test_dicom_folders(tmp_path: Path) -> None:
     for name in ("p1/ct/1.dcm", "p1/ct/2.dcm", "p1/pet/1.dcm", "p2/ct/1.dcm", "p2/notes/a.txt"):
         touch(tmp_path, name)

@@ -124,6 +124,14 @@ def test_wrong_stages_are_said(place: Path, stage: str, settings: dict[str, obje
         train(stage, plan)  # type: ignore[arg-type]
 
 
+def test_a_device_that_is_not_there_is_said_before_anything_is_read(place: Path) -> None:
+    for device in ("abacus", "cuda:99"):
+        (place / "sft.yaml").write_text(f"model: qwen\ncohort: cohort.csv\noutput: one\ndevice: {device}\n")
+        with pytest.raises(InputError, match="device"):
+            train("sft", TrainingPlan.read(place / "sft.yaml"))
+        assert not (place / "one").exists()
+
+
 def test_the_masks_need_their_adapter(place: Path) -> None:
     plan = TrainingPlan("qwen", place / "cohort.csv", place / "out", sam2="sam2", settings={"lora": None})
     with pytest.raises(InputError, match="needs an adapter"):

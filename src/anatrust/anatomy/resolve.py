@@ -29,6 +29,7 @@ _LATIN = {
     "duodenal": "duodenum", "testicular": "testis", "laryngeal": "larynx", "vertebral": "vertebra",
     "spinal": "spine", "vaginal": "vagina", "penile": "penis", "thymic": "thymus", "suprarenal": "adrenal",
     "tonsillar": "tonsil", "pleural": "pleura", "peritoneal": "peritoneum", "pituitary": "pituitary",
+    "hippocampal": "hippocampus", "cerebellar": "cerebellum", "aortic": "aorta", "sacral": "sacrum", "femoral": "femur",
     "gall": "gallbladder", "intestinal": "bowel", "intestine": "bowel", "urinary": "",
 }  # fmt: skip
 # Words for "tumour" in general: they must not outweigh the organ.

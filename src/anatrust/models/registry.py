@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from anatrust.errors import InputError, MissingExtraError
+from anatrust.models.device import check_device
 from anatrust.models.protocols import AnchorProvider, Segmenter
 
 __all__ = ["ModelEntry", "default_anchors", "find_entry", "load_anchors", "load_segmenter", "registered_models"]
@@ -374,6 +375,8 @@ def _load(kind: Kind, folder: str, name: str, weights: str | Path | None, device
     for package in entry.requires:
         if find_spec(package) is None:
             raise MissingExtraError(package, entry.extra, f"the {what} {name!r}")
+    if "torch" in entry.requires:
+        check_device(device)
     if entry.weights and weights is None:
         raise InputError(f"the {what} {name!r} needs --weights: {entry.weights}")
     if not entry.weights and weights is not None:

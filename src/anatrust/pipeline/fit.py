@@ -106,13 +106,12 @@ def fit(
     segmenter, same settings.
     """
     cohort = Cohort.of(cohort)
-    for name, share in (("flag_rate", flag_rate), ("sensitivity", sensitivity)):
-        if not 0 < share < 1:
+    shares = {"flag_rate": flag_rate, "sensitivity": sensitivity, "alpha": alpha, "assurance": assurance}
+    for name, share in shares.items():
+        if share is not None and not 0 < share < 1:
             raise InputError(f"{name} is a share between 0 and 1, not {share}")
     for detector in detectors or ():
         make_detector(detector)
-    if not 0 < alpha < 1 or (assurance is not None and not 0 < assurance < 1):
-        raise InputError(f"alpha and assurance lie between 0 and 1, not at {alpha} and {assurance}")
     folder = None if cache is None else Path(cache)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,6 +125,12 @@ def fit(
         )
     notes: list[str] = []
     keys: list[str] = []
+    same = sum(row.mask is not None and row.mask == row.truth and not row.lesion_free for row in cohort)
+    if same:
+        notes.append(
+            f"{same} rows give one file as mask and truth: what is learnt from them holds for a segmenter that is "
+            "always right; give the masks that yours drew"
+        )
     rejection = sets = bounds = screened_section = gates = None
     settings = settings or RejectionSettings()
     if labelled and settings.gates.enabled:

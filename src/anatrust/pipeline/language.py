@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from anatrust.errors import InputError, MissingExtraError
+from anatrust.models.device import check_device
 from anatrust.models.planner_endpoint import Endpoint
 from anatrust.reference.coordinates import Convention
 
@@ -79,8 +80,7 @@ class LanguageOptions:
             raise InputError("a model on this machine sends no images: leave --send-images out, or name an --endpoint")
         if self.masks is not None and self.sam2 is None:
             raise InputError("masks by tokens need SAM 2 too: give --sam2 FOLDER")
-        if self.device not in ("cpu", "cuda") and not self.device.startswith("cuda:"):
-            raise InputError(f"there is no device {self.device!r}: choose cpu or cuda")
+        check_device(self.device)
 
 
 def language_reasoner(options: LanguageOptions) -> LanguageReasoner:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from anatrust.pipeline.acquisition_columns import ACQUISITION, dicom_columns, si
 
 __all__ = ["LAYOUTS", "Manifest", "ManifestRow", "find_rows", "write_manifest"]
 
+_SEPARATOR = re.compile(r"[-_. ]")
 _COLUMNS = ("id", "patient", "group", "image", "mask", "probabilities", "truth")
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl", ".png", ".tif", ".tiff", ".jpg", ".npz")
 _IMAGES, _TRUTHS = ("images", "image", "scans", "img"), ("labels", "label", "truth", "masks", "segmentations", "gt")
@@ -238,6 +240,11 @@ def find_rows(
     if group is not None:
         rows = [replace(row, group=row.acquisition.get(group, "")) for row in rows]
     notes = [*found.notes]
+    if patient is None and (beginning := _shared_beginning([row.id for row in rows if row.patient == row.id])):
+        notes.append(
+            f"every scan counts as a patient of its own, though several ids begin with {beginning!r}: where these are "
+            "one person, say so with --patient, such as '^(.*)-IM-'"
+        )
     unknown = sum(not row.group for row in rows) if group is not None else 0
     if unknown:
         notes.append(f"{unknown} of {len(rows)} scans do not say their {group}: their group is empty")
@@ -269,6 +276,22 @@ def _with_patient(row: ManifestRow, pattern: str | None) -> ManifestRow:
     if not name:
         raise InputError(f"--patient {pattern!r} finds no patient in the id {row.id!r}: correct the expression")
     return replace(row, patient=name)
+
+
+def _shared_beginning(ids: Sequence[str]) -> str:
+    """What one group of ids begins with, where ids without their last numbers fall into a few groups; else nothing.
+
+    Examples
+    --------
+    >>> _shared_beginning(["a-1-x3", "a-1-x4", "b-2-x1", "b-2-x9"]), _shared_beginning(["case_1", "case_2"])
+    ('a-1', '')
+    """
+    for kept in range(max((len(_SEPARATOR.split(name)) for name in ids), default=0) - 1, 0, -1):
+        ends = [[m.start() for m in _SEPARATOR.finditer(name)] for name in ids]
+        groups = Counter(name[: at[kept - 1]] if len(at) >= kept else name for name, at in zip(ids, ends, strict=True))
+        if 1 < len(groups) <= len(ids) / 2:
+            return min(groups, key=lambda name: (-groups[name], name))
+    return ""
 
 
 def write_manifest(path: str | Path, manifest: Manifest) -> Path:

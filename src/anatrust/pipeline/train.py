@@ -16,6 +16,7 @@ import numpy as np
 from anatrust.errors import InputError, MissingExtraError
 from anatrust.image.orientation import canonical
 from anatrust.image.read import read_mask, read_scan
+from anatrust.models.device import check_device
 from anatrust.pipeline.case import content_hash, label_table
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.outputs import replace_json, run_record
@@ -224,6 +225,7 @@ def train(
             raise MissingExtraError(package, "train", "training")
     if stage == "seg" and not plan.sam2:
         raise InputError("the stage seg needs 'sam2' in its plan: a folder, or a name in the local cache")
+    check_device(plan.device)
     settings = _settings(stage, plan.settings)
     if stage == "grpo" and "segment" in settings.tasks and not (plan.sam2 and plan.masks):
         raise InputError("the task segment needs 'sam2' and 'masks' in its plan: SAM 2, and what the stage seg saved")

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anatrust.errors import InputError
 from anatrust.image.orientation import canonical, restore
 from anatrust.image.region import Region, canonical_region, crop_grid, crop_scan
 from anatrust.image.volumes import ProbabilityMap, Scan
+from anatrust.models.device import check_device
 from anatrust.models.encoders.preparation import GrayWindow
 from anatrust.models.segmentation import Capabilities, Prompt
 
@@ -61,8 +61,7 @@ class SliceSegmenter(ABC):
         batch: int = 1,
         device: str = "cpu",
     ) -> None:
-        if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("torch sees no CUDA device here: use --device cpu")
+        check_device(device)
         self.size, self.batch, self.device = size, batch, device
         self.window = window or GrayWindow()
         self._mean = torch.tensor(mean).reshape(1, 3, 1, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anatrust.errors import InputError
+from anatrust.models.device import check_device
 from anatrust.models.segmenters.card import NetworkCard
 from anatrust.models.segmenters.patches import PatchSegmenter
 
@@ -38,8 +38,7 @@ class TorchPatchSegmenter(PatchSegmenter):
     def __init__(
         self, module: torch.nn.Module, card: NetworkCard, *, identity: str, device: str = "cpu", batch: int = 4
     ) -> None:
-        if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("torch sees no CUDA device here: use --device cpu")
+        check_device(device)
         super().__init__(card, batch=batch)
         self._identity = identity
         self._device = device
