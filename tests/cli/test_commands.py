@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -450,6 +451,29 @@ def test_help_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(errno.ENOSPC, 1, "no space is left"), (errno.EROFS, 2, "Read-only"), (errno.EIO, 1, "Input/output")],
+)
+def test_what_the_disk_says_is_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+    said: str,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "cohort.csv")
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.nii.gz").touch()
+    monkeypatch.setattr("anatrust.pipeline.manifest.write_manifest", refuse)
+    assert run(["manifest", str(tmp_path), "-o", str(tmp_path / "cohort.csv")]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_the_process_has_the_exit_code_and_one_line(tmp_path: Path) -> None:

@@ -138,6 +138,14 @@ def test_tables_that_contradict_themselves(
     assert "Jane" not in str(error.value)
 
 
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(
+    tmp_path: Path, rows: list[dict[str, str]]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="cannot write into"):
+        fit(write(tmp_path, rows), cache=tmp_path / "file" / "rows")
+
+
 def test_a_truth_that_stands_in_for_the_mask_is_remarked(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     """Sets fitted on the truth itself look perfect and say nothing of a segmenter."""
     for row in rows[:2]:

@@ -16,6 +16,7 @@ from anatrust.pipeline.fit_rejection import Progress, fit_rejection
 from anatrust.pipeline.fit_screening import fit_screening
 from anatrust.pipeline.fit_sets import SetOptions, fit_sets
 from anatrust.pipeline.fit_thresholds import fit_thresholds
+from anatrust.pipeline.outputs import check_output_folder
 from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.screening_features import Description
 from anatrust.rejection.settings import RejectionSettings
@@ -114,6 +115,7 @@ def fit(
         make_detector(detector)
     folder = None if cache is None else Path(cache)
     if folder is not None:
+        check_output_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
     healthy = any(row.lesion_free for row in cohort)
     labelled = any(row.truth is not None and not row.lesion_free for row in cohort)
