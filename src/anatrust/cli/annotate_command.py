@@ -140,7 +140,8 @@ def annotate_command(
     if json:
         typer.echo(json_module.dumps(found.to_json(), indent=2))
     elif not quiet:
-        typer.echo(f"{found.decision.upper()}  {len([s for s in found.structures if s.found])} structures found")
+        count = sum(s.found for s in found.structures)
+        typer.echo(f"{found.decision.upper()}  {count} structure{'s' if count != 1 else ''} found")
         typer.echo("\n".join([*(f"  - {reason}" for reason in found.reasons), ""]))
         rows = [
             [
