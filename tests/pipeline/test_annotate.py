@@ -175,6 +175,32 @@ def test_pictures_keep_their_format(tmp_path: Path) -> None:
     assert dice(truth == 1, drawn == 1) > 0.9
 
 
+def test_the_command_line_tells_what_there_is_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    image, labels = phantom()
+    pictures = {"a": image, "b": phantom(4)[0], "noise": np.random.default_rng(3).random(image.shape)}
+    for name, array in pictures.items():
+        Image.fromarray((255 * np.clip(array, 0, 1)).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    a, b, noise, drawn, out = (str(tmp_path / n) for n in ("a.png", "b.png", "noise.png", "labels.png", "out"))
+    assert run(["annotate", "-i", b, "--reference", a, "--reference-labels", drawn, "-o", out]) == 0
+    told = capsys.readouterr().out
+    assert "say what they mean with --names" in told
+    assert "expected" not in told  # nothing was rehearsed
+    assert "Not rehearsed" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "names.json").write_text('{"1": "liver", "2": "spleen"}')
+    named = ["--names", str(tmp_path / "names.json"), "-o", out]
+    assert run(["annotate", "-i", b, "--reference", a, "--reference-labels", drawn, *named]) == 0
+    assert "--names" not in capsys.readouterr().out
+    assert run(["annotate", "-i", noise, "--reference", a, "--reference-labels", drawn, *named]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("ABSTAIN")
+    assert "liver" not in told  # one reason for all of them, told once
+    assert run(["annotate", "-i", b, "--reference", a, "--reference-labels", a, *named]) == 2
+    assert "its labels are the scan itself" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image, labels = phantom()
     with pytest.raises(InputError, match="give one label map for each"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from anatrust.cli.console import columns, progress_bar
 from anatrust.cli.options import Json, Modality, Quiet, Verbose, parse_series, parse_spacing
 from anatrust.cli.reasoner_options import make_reasoner
 from anatrust.errors import InputError
+
+if TYPE_CHECKING:
+    from anatrust.models.annotation import Annotation
 
 __all__ = ["annotate_command"]
 
@@ -143,20 +146,33 @@ def annotate_command(
         count = sum(s.found for s in found.structures)
         typer.echo(f"{found.decision.upper()}  {count} structure{'s' if count != 1 else ''} found")
         typer.echo("\n".join([*(f"  - {reason}" for reason in found.reasons), ""]))
-        rows = [
-            [
-                str(s.number),
-                s.name,
-                f"{s.confidence:.2f}" if s.found else "-",
-                "-" if s.expected is None else f"{s.expected:.2f}",
-                str(s.voxels) if s.found else s.reason,
-            ]
-            for s in found.structures[:_MOST_ROWS]
-        ]
-        typer.echo("\n".join(columns(["label", "structure", "confidence", "expected", "voxels"], rows)))
-        if len(found.structures) > _MOST_ROWS:
-            typer.echo(f"... and {len(found.structures) - _MOST_ROWS} more")
+        typer.echo("\n".join(_table(found)))
         for r in found.regions:
             typer.echo(f"region {r.region}: {r.name or '-'} {f'({r.confidence:.2f})' if r.name else f'({r.reason})'}")
         typer.echo(f"\nReport: {out / 'report.html'}" if out else "")
     return 0
+
+
+def _table(found: Annotation) -> list[str]:
+    """A line for each structure; none where there is no answer, for its reasons have been told."""
+    if found.abstained:
+        return []
+    header = ["label", "structure", "confidence", "expected", "voxels"]
+    rows = [
+        [
+            str(s.number),
+            s.name,
+            f"{s.confidence:.2f}" if s.found else "-",
+            "-" if s.expected is None else f"{s.expected:.2f}",
+            str(s.voxels) if s.found else s.reason,
+        ]
+        for s in found.structures[:_MOST_ROWS]
+    ]
+    if all(s.expected is None for s in found.structures):  # not rehearsed
+        header, *rows = ([*row[:3], row[4]] for row in (header, *rows))
+    lines = columns(header, rows)
+    if len(found.structures) > _MOST_ROWS:
+        lines.append(f"... and {len(found.structures) - _MOST_ROWS} more")
+    if any(s.name == f"label {s.number}" for s in found.structures):
+        lines.append("Labels without names: say what they mean with --names, a built-in table or a JSON file.")
+    return lines

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from anatrust.errors import AnatrustError, InputError
 from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap
@@ -62,6 +64,8 @@ def read_reference(
     if identifier:
         image = replace(image, identifier=identifier)
     given = read_mask(drawn, reference=image.grid)
+    if len(np.unique(given.array)) > 2 and np.array_equal(given.array, image.array):
+        raise InputError("its labels are the scan itself: give the label map, a whole number for each structure")
     named = LabelMap(given.array, given.grid, {**given.names, **table})
     return Reference(image, named, image.identifier or fallback)
 

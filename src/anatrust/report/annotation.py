@@ -45,6 +45,10 @@ _LIMITS = (
     "Confidences rank structures; they are no probabilities.",
     "Structures that the references do not show were not looked for.",
 )
+_NOT_REHEARSED = (
+    "Not rehearsed: a structure that lies differently in everybody, such as a branching vessel, may be drawn badly and"
+    " still seem sure. Four references or a bank and --rehearse tell what to expect of each."
+)
 
 
 def write_annotation_report(
@@ -148,6 +152,8 @@ def _frame(
     notes = [] if annotation.abstained else [f"Not found: {some_of(names)}: {why}." for why, names in lost.items()]
     if annotation.relations:
         notes.append(f"{holding} of {len(annotation.relations)} relations that all references show hold here.")
+    if entries and all(e.plain["expected"] is None for e in entries):
+        notes.append(_NOT_REHEARSED)
     outcomes = [e.outcome for e in entries]
     spacing = f"{' × '.join(f'{s:.4g}' for s in scan.grid.spacing)} mm, stored {scan.grid.orientation}"
     facts = [
