@@ -133,7 +133,7 @@ def test_what_train_seg_saves_draws_masks(place: Path, tmp_path: Path) -> None:
     options = ("--model", str(place / "qwen"), "--masks", str(place / "masks"), "--sam2", str(place / "sam2"))
     assert run(given(place, *options, "-o", str(tmp_path / "out"), "-q")) == 0
     told, _ = judged(place, tmp_path / "out")
-    assert "<Seg> tokens (prototypes)" in told["reasoner"]
+    assert "<Seg> tokens (added)" in told["reasoner"]
     assert told["decision"] != "abstain"
     assert any(s["box"] for s in told["structures"]) or all(s["reason"] for s in told["structures"])
 

@@ -70,7 +70,7 @@ class TrainingPlan:
     adapters: tuple[str, ...] = ()
     sam2: str = ""
     masks: str = ""
-    level: str = "prototypes"
+    level: str = "added"
     bottleneck: int = 256
     gated: bool = False
     parts: Mapping[str, str] = field(default_factory=dict)
