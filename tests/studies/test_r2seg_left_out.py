@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from anatrust.image.region import Region, crop_grid
+from anatrust.image.volumes import ProbabilityMap, Scan
+from anatrust.models.segmentation import Prompt
 from anatrust.models.segmenters.blob import BlobSegmenter
 from anatrust.studies.r2seg_ablation import STUDY as ABLATION
-from anatrust.studies.r2seg_arms import Arm, run_arm
+from anatrust.studies.r2seg_arms import Arm, _Inside, run_arm
 from anatrust.studies.r2seg_left_out import STUDY
 from anatrust.studies.study import Context, read_result
+from anatrust.studies.tissues import cardiac_patients
 
 ARM = Arm("cardiac", "pixels", 0)
 
@@ -40,6 +45,25 @@ def test_too_few_patients_for_a_level_keep_nothing(shared_data: Path) -> None:
     assert judges["gates + cohort, level 0.05"]["specificity"]["value"] == 1
     assert judges["gates + cohort"]["lesions"]["value"] >= 0
     assert judges["drawn exactly"]["false a scan"]["value"] == 0
+
+
+class Everywhere(BlobSegmenter):
+    """Sure of every voxel."""
+
+    def segment(self, scan: Scan, prompt: Prompt, region: Region) -> ProbabilityMap:
+        return ProbabilityMap(np.ones((1, *region.shape), np.float32), crop_grid(scan.grid, region))
+
+
+def test_inside_the_organ_nothing_is_proposed_outside_of_it(shared_data: Path) -> None:
+    context = Context(seed=3, quick=True, data=shared_data)
+    sample = next(iter(cardiac_patients(context)))[1][0]
+    region = Region.whole(sample.image.shape)
+    everywhere = Everywhere()
+    prompt = Prompt("cardiac tumour", (), sample.organ)
+    plain, inside = (m.segment(sample.scan, prompt, region).array[0] for m in (everywhere, _Inside(everywhere)))
+    assert (plain[~sample.domain] > 0).any()
+    assert (inside[~sample.domain] == 0).all()
+    assert (inside[sample.domain] == plain[sample.domain]).all()
 
 
 def _line(table: str, start: str) -> list[str]:

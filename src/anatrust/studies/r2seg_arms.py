@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap
+from anatrust.image.region import Region
+from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.models.pixel_classifier import PixelCase, PixelRecipe, train_pixel_classifier
 from anatrust.models.protocols import Segmenter
+from anatrust.models.segmentation import Prompt
 from anatrust.models.segmenters.pixel_classifier import PixelTarget
 from anatrust.pipeline.propose import Proposal
 from anatrust.rejection.score import candidate_scores
@@ -47,9 +50,10 @@ class Arm:
 
     The first ``teach`` patients teach the segmenter: one of `r2seg_models.segmenter` (with the scans and plantings it
     has there), or ``"pixels"`` or ``"unet"`` taught anew on all slices of the teachers with ``plantings`` lesions a
-    scan. Tested are the same patients as in the ablation, each as they are and with lesions planted in copies of
-    every scan. With ``others`` the null of a tested patient is made of all patients but the teachers and itself;
-    else of the healthy ones alone, as in the ablation.
+    scan. ``inside`` sets to 0 what it answers outside the organ, as the pixel classifier does. Tested are the
+    same patients as in the ablation, each as they are and with lesions planted in copies of every scan. With
+    ``others`` the null of a tested patient is made of all patients but the teachers and itself; else of the healthy
+    ones alone, as in the ablation.
     """
 
     world: str
@@ -58,28 +62,49 @@ class Arm:
     plantings: int = 0
     variant: str = "regions"
     others: bool = True
+    inside: bool = False
+
+
+class _Inside:
+    """A segmenter that answers inside the organ alone."""
+
+    def __init__(self, model: Segmenter) -> None:
+        self._model = model
+        self.name, self.capabilities = model.name, model.capabilities
+        self.identity = f"inside({model.identity})"
+
+    def segment(self, scan: Scan, prompt: Prompt, region: Region) -> ProbabilityMap:
+        """What the model answers, 0 outside the organ of the prompt."""
+        found = self._model.segment(scan, prompt, region)
+        assert prompt.organ is not None
+        return ProbabilityMap(found.array * prompt.organ.array[region.slices], found.grid)
 
 
 def taught(arm: Arm, context: Context) -> Segmenter:
     """The segmenter of an arm; minutes."""
     if not arm.plantings:
         return segmenter(arm.model, arm.world, context)
-    cases = list(_lessons(arm, context))
     if arm.model == "pixels":
         organ = WORLDS[arm.world].organ
-        shown = (PixelCase(c.scan, Mask(c.target, c.scan.grid), c.anatomy.mask(organ)) for c in cases)
+        shown = (PixelCase(c.scan, Mask(c.target, c.scan.grid), c.anatomy.mask(organ)) for c in _lessons(arm, context))
         return PixelTarget(train_pixel_classifier(shown, PixelRecipe(other=12_000)))
+    model = _network(replace(arm, variant="regions", inside=False), context)
+    return _Inside(model) if arm.inside else model
+
+
+@lru_cache(maxsize=2)
+def _network(arm: Arm, context: Context) -> Segmenter:
+    """A U-Net taught anew."""
     from anatrust.models.segmenters.unet import UNetTarget
     from anatrust.models.unet import UNetConfig
     from anatrust.models.unet_training import TrainingRecipe, train_unet
 
+    cases = list(_lessons(arm, context))
     images = [c.scan.array.astype(np.float32) for c in cases]
     labels = [c.target.astype(np.uint8) for c in cases]
-    ndim = images[0].ndim
-    recipe = TrainingRecipe(
-        steps=12 if context.quick else 800, batch=4, crop=24 if ndim == 3 else 48, flips=(0, 1), seed=context.seed
-    )
-    return UNetTarget(train_unet(images, labels, UNetConfig(ndim, ("background", "lesion"), (8, 16, 32)), recipe))
+    steps, ndim = 12 if context.quick else 1200, images[0].ndim
+    recipe = TrainingRecipe(steps=steps, batch=8, crop=24 if ndim == 3 else 48, flips=(0, 1), seed=context.seed)
+    return UNetTarget(train_unet(images, labels, UNetConfig(ndim, ("background", "lesion"), (16, 32, 64)), recipe))
 
 
 def _lessons(arm: Arm, context: Context) -> Iterator[R2Case]:

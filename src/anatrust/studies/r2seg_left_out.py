@@ -22,6 +22,9 @@ _ARMS: Mapping[str, Arm] = {
     "hearts: judged by all others": Arm("cardiac", "pixels", 6),
     "hearts: several scales, taught on all slices": Arm("cardiac", "pixels", 10, plantings=1),
     "hearts: U-Net, taught on all slices": Arm("cardiac", "unet", 10, plantings=6),
+    "hearts: the same inside the organ, mean over views": Arm(
+        "cardiac", "unet", 10, plantings=6, variant="mean fusion", inside=True
+    ),
 }
 
 
