@@ -112,8 +112,11 @@ def test_a_worse_rival_is_told_apart_and_an_equal_one_is_not(folder: Path) -> No
         )
     same = evaluate(Cohort.read(folder / "same.csv"), rivals=("copy",), folder=folder)
     assert all(row["p"] == 1 and row["difference"] == 0 for row in same.comparisons)
-    with pytest.raises(InputError, match="no column"):
+    with pytest.raises(InputError, match="no column 'other': choose one of"):
         evaluate(cohort, rivals=("other",), folder=folder)
+    (folder / "bare.csv").write_text("id,image,mask,truth\n0,0.nii.gz,0-mask.nii.gz,0-truth.nii.gz\n")
+    with pytest.raises(InputError, match="it has none beside those of every cohort"):
+        evaluate(Cohort.read(folder / "bare.csv"), by=("scanner",), folder=folder)
 
 
 def test_a_killed_run_goes_on(folder: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
 from anatrust.pipeline.fit_screening import fit_screening
 from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.screen_cohort import by_date
 from anatrust.pipeline.screening import scan_abnormality, screen_scan
 from anatrust.pipeline.screening_cache import FeatureCache, Refused, row_features
 from anatrust.pipeline.screening_features import Description, make_description
@@ -222,6 +223,8 @@ def test_drift_is_seen_over_time_and_the_monitor_goes_on(folder: Path, tmp_path:
     assert all(r["online_p"] == "" for r in steps(noisy[:2], *monitor))  # these patients are in already
     wrong = [str(table(folder, [{"n": 30, "date": "soon"}], "drift.csv")), "-o", str(tmp_path / "d.csv"), *base]
     assert run(["screen", *wrong]) == 2
+    with pytest.raises(InputError, match="no column 'day': name the one that holds the dates"):
+        by_date(Cohort.read(wrong[0]), "day")
     (tmp_path / "m.npz").write_bytes(b"nothing")
     good = str(table(folder, later, "drift.csv"))
     assert run(["screen", good, "-o", str(tmp_path / "d.csv"), *base, *monitor]) == 2

@@ -254,7 +254,8 @@ def _check_columns(cohort: Cohort, rivals: Sequence[str], by: Sequence[str]) -> 
     for column in (*rivals, *(name for name in by if name != "group")):
         if column not in known:
             raise InputError(
-                f"{cohort.source} has no column {column!r}: choose one of {', '.join(sorted(known)) or '-'}"
+                f"{cohort.source} has no column {column!r}: "
+                + (f"choose one of {', '.join(sorted(known))}" if known else "it has none beside those of every cohort")
             )
 
 

@@ -140,6 +140,8 @@ def by_date(cohort: Cohort, column: str) -> Cohort:
     InputError
         If the column is missing or a cell is no date.
     """
+    if not any(column in row.metadata for row in cohort):
+        raise InputError(f"{cohort.source} has no column {column!r}: name the one that holds the dates")
 
     def moment(row: CohortRow) -> datetime:
         text = row.metadata.get(column, "")
