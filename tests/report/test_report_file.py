@@ -6,7 +6,7 @@ import base64
 import gzip
 import hashlib
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import resources
 
 import nibabel as nib
@@ -19,6 +19,7 @@ from anatrust.image.volumes import LabelMap, Mask, Scan
 from anatrust.pipeline.organ import check_structures
 from anatrust.report import write_report
 from anatrust.report.embed import GAP, INSIDE, OUTLINE
+from anatrust.report.listed import listed, middle_of
 
 
 def volume(text: str, name: str) -> nib.Nifti1Image:
@@ -165,6 +166,30 @@ def test_organs_are_listed_with_their_checks(patient, tmp_path):
     assert "Failed: holes of 1.1 %." in text
     assert "not whether its outline is right" in text
     assert "volume-undecidable" not in text
+
+
+def test_structures_lie_where_they_are_in_the_whole_image(patient, rng):
+    """Looked for in their boxes alone, whatever the order in memory."""
+    array = rng.integers(2, 4, patient.scan.grid.shape).astype(np.uint8)
+    array[:3, :3, :3] = array[:3, -3:, :3] = array[-3:, :3, :3] = 1  # three pieces, which fails
+    array[10:30, 8:20, 5:19] = 7
+    array[12:28, 8:16, 5:19] = 2  # bent
+    for stored in (np.ascontiguousarray(array), np.asfortranarray(array)):
+        labels = LabelMap(stored, patient.scan.grid)
+        checks = tuple(asdict(check) for check in check_structures(labels))
+        entries, masks = listed({"kind": "organ", "structures": checks}, labels, patient.kept, patient.rejected)
+        assert [entry.number for entry in entries] == [1, 2, 3, 7]
+        for entry in entries:
+            index, box = middle_of(array == entry.number)
+            assert (entry.index, entry.box) == (index, box)
+            assert array[tuple(int(v) for v in entry.index)] == entry.number
+        failed = [entry.number for entry in entries if entry.outcome == "failed"]
+        assert np.array_equal(masks["failed"], np.isin(array, failed))
+        assert np.array_equal(masks["passed"], (array > 0) & ~np.isin(array, failed))
+    one = Mask(array == 7, patient.scan.grid)
+    single = ({**checks[3], "label": 1},)
+    [entry], _ = listed({"kind": "organ", "structures": single}, one, patient.kept, patient.rejected)
+    assert entry.box == ((10, 30), (8, 20), (5, 19))
 
 
 def test_many_candidates_do_not_swell_the_page(patient, tmp_path):

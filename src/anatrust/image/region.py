@@ -13,7 +13,7 @@ from anatrust.errors import GeometryError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import Scan
 
-__all__ = ["Region", "bounding_box", "canonical_region", "crop_grid", "crop_scan", "label_boxes"]
+__all__ = ["Region", "bounding_box", "canonical_region", "crop_grid", "crop_scan", "label_boxes", "labelled_as"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,21 @@ def label_boxes(labels: npt.NDArray[np.integer[Any]]) -> dict[int, tuple[slice, 
             edges = zip(box, hull, strict=True)
             found[number] = tuple(slice(edge.start + h.start, edge.stop + h.start) for edge, h in edges)
     return found
+
+
+def labelled_as(labels: npt.NDArray[np.integer[Any]], numbers: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Where a label map has one of some numbers; the order in memory is kept, as reading across it takes much longer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labelled_as(np.array([[0, 5], [2, 9]]), [5, 9])
+    array([[False,  True],
+           [False,  True]])
+    """
+    if labels.flags.f_contiguous:
+        return np.isin(labels.T, numbers).T
+    return np.isin(labels, numbers)
 
 
 def crop_grid(grid: Grid, region: Region) -> Grid:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from anatrust.errors import GeometryError, InputError
+from anatrust.image.region import labelled_as
 from anatrust.image.volumes import LabelMap, Mask, Modality
 from anatrust.pipeline.bounds import StructureBounds, bound_sentences, predict_bounds
 from anatrust.pipeline.case import Case
@@ -170,7 +171,7 @@ def judge_organs(base: Verdict, case: Case, progress: Callable[[int, int], None]
         notes=(*base.notes, *unchecked),
     )
     bad = [check.label for check in checks if check.failed]
-    failed = np.isin(case.labels.array, bad) & (case.labels.array != 0)
+    failed = labelled_as(case.labels.array, bad)
     passed = (case.labels.array != 0) & ~failed
     parts = Mask(passed, case.scan.grid, "kept"), Mask(failed, case.scan.grid, "rejected")
     return Judged(verdict, *parts, _empty(case, "undecidable"))

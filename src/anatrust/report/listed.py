@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from anatrust.image.region import label_boxes, labelled_as
 from anatrust.image.volumes import LabelMap, Mask
 
 __all__ = ["Entry", "listed", "middle_of"]
@@ -39,9 +40,11 @@ def listed(
     ``labels``; ``kept`` and ``rejected`` then play no part.
     """
     if verdict["kind"] == "organ":
-        entries = tuple(_structure(s, labels) for s in verdict["structures"])
+        array = labels.array.view(np.uint8) if isinstance(labels, Mask) else labels.array
+        boxes = label_boxes(array)
+        entries = tuple(_structure(s, labels, boxes[s["label"]]) for s in verdict["structures"])
         masks = {
-            outcome: np.isin(labels.array, [e.number for e in entries if e.outcome == outcome])
+            outcome: labelled_as(array, [e.number for e in entries if e.outcome == outcome])
             for outcome in ("passed", "failed")
         }
     else:
@@ -66,21 +69,26 @@ def _candidate(plain: Mapping[str, Any]) -> Entry:
     )
 
 
-def _structure(plain: Mapping[str, Any], labels: LabelMap | Mask) -> Entry:
-    index, box = middle_of(labels.array == plain["label"])
+def _structure(plain: Mapping[str, Any], labels: LabelMap | Mask, box: tuple[slice, ...]) -> Entry:
+    index, extent = middle_of(labels.array[box] == plain["label"], [edge.start for edge in box])
     return Entry(
         int(plain["label"]),
         "failed" if plain["failed"] else "passed",
         index,
         tuple(float(v) for v in labels.grid.to_world(index)),
-        box,
+        extent,
         plain,
     )
 
 
-def middle_of(mask: npt.NDArray[np.bool_]) -> tuple[tuple[float, ...], tuple[tuple[int, int], ...]]:
-    """The voxel of a mask nearest to its centre, and its box; bent organs do not hold their centroid."""
-    places = np.argwhere(mask)
+def middle_of(
+    mask: npt.NDArray[np.bool_], start: Sequence[int] = ()
+) -> tuple[tuple[float, ...], tuple[tuple[int, int], ...]]:
+    """The voxel of a mask nearest to its centre, and its box; bent organs do not hold their centroid.
+
+    ``start`` is where the mask's first voxel lies in the image, if the mask is a part of it.
+    """
+    places = np.argwhere(np.ascontiguousarray(mask)) + np.array(start or (0,) * mask.ndim)
     index = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
     box = tuple((int(a), int(b) + 1) for a, b in zip(places.min(axis=0), places.max(axis=0), strict=True))
     return tuple(float(v) for v in index), box
