@@ -16,7 +16,7 @@ __all__ = ["ARMS", "draw_figures", "make_tables", "summarise"]
 
 _GOAL = 0.15
 _MAIN = "256"
-ARMS: tuple[tuple[str, int, int], ...] = (*((arm, seed, 256) for seed in (0,) for arm in ("memory", "tokens")),)
+ARMS: tuple[tuple[str, int, int], ...] = (*((arm, seed, 256) for seed in (0, 2) for arm in ("memory", "tokens")),)
 """Arms that go on from the memory alone: what is taught, the seed, the width of the projection."""
 
 _NAMES = {
