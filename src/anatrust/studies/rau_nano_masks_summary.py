@@ -16,7 +16,11 @@ __all__ = ["ARMS", "draw_figures", "make_tables", "summarise"]
 
 _GOAL = 0.15
 _MAIN = "256"
-ARMS: tuple[tuple[str, int, int], ...] = (*((arm, seed, 256) for seed in (0, 2) for arm in ("memory", "tokens")),)
+ARMS: tuple[tuple[str, int, int], ...] = (
+    *((arm, seed, 256) for seed in (0, 1, 2) for arm in ("memory", "tokens")),
+    *((arm, 0, 256) for arm in ("words", "native", "gates", "tree")),
+    *(("tokens", 0, width) for width in (64, 128, 512, 1024)),
+)
 """Arms that go on from the memory alone: what is taught, the seed, the width of the projection."""
 
 _NAMES = {
