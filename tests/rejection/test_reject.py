@@ -456,6 +456,27 @@ def test_of_what_could_not_be_decided_the_verdict_says_what_is_known(value, side
     assert alone.candidates[0].reason == "the tissue is nearly constant: there is no texture to compare with"
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_progress_counts_every_comparison_and_can_stop(flat, beside):
+    settings = RejectionSettings(null="placement" if not beside else "surrogate-max", n_surrogates=19)
+    told = []
+    found = reject(
+        flat.scan, flat.labels, anatomy=flat.anatomy, settings=settings, progress=lambda *at: told.append(at)
+    )
+    tested = sum(not c.reason.startswith("gate") for c in found.candidates)
+    total = 2 * tested if beside else tested
+    assert told[0] == (0, total)
+    assert told[-1] == (total, total)
+    assert told == sorted(told)
+
+    def stop(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reject(flat.scan, flat.labels, anatomy=flat.anatomy, settings=settings, progress=stop)
+
+
 def test_images_on_other_grids_are_refused(flat):
     other = Grid(flat.scan.grid.shape, np.eye(4))
     with pytest.raises(GeometryError, match="mask and the scan lie on different grids"):
