@@ -18,23 +18,6 @@ from anatrust.reference.added_tokens import AddedTokens, place_loss
 from anatrust.reference.mask_training import MaskSettings, train_masks
 from anatrust.reference.pairs import LabelledPicture, Pair, draw_pairs
 from anatrust.reference.token_segmenter import TokenSegmenter
-from anatrust.studies.tiny_models import tiny_qwen, tiny_sam2
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return tiny_qwen(tmp_path_factory.mktemp("qwen")), tiny_sam2(tmp_path_factory.mktemp("sam2"))
-
-
-def pictures() -> list[LabelledPicture]:
-    found = []
-    for patient in range(2):
-        labels = np.zeros((56, 56), np.uint8)
-        labels[8:28, 6 + patient : 26 + patient] = 1
-        labels[32:50, 30:48] = 2
-        image = (labels / 3 + 0.1).astype(np.float32)
-        found.append(LabelledPicture(image, labels, {1: "liver", 2: "spleen"}, f"p{patient}"))
-    return found
 
 
 def made(folders: tuple[Path, Path], *, tokens: bool = True, places: bool = True) -> TokenSegmenter:
@@ -55,9 +38,11 @@ def memory_alone(sam: Sam2Parts, pair: Pair, numbers: list[int]) -> torch.Tensor
 
 
 @pytest.mark.parametrize("tokens", [True, False])
-def test_untrained_it_is_the_memory_alone_whatever_the_tokens_say(folders: tuple[Path, Path], tokens: bool) -> None:
+def test_untrained_it_is_the_memory_alone_whatever_the_tokens_say(
+    folders: tuple[Path, Path], tokens: bool, pictures: list[LabelledPicture]
+) -> None:
     segmenter = made(folders, tokens=tokens)
-    pair = next(p for p in draw_pairs(pictures(), 0, absent=0))
+    pair = next(p for p in draw_pairs(pictures, 0, absent=0))
     sample = pair.sample("segment", np.random.default_rng(0))
     with torch.no_grad():
         alone = memory_alone(segmenter.sam, pair, list(sample.masks))
@@ -75,13 +60,15 @@ def test_untrained_it_is_the_memory_alone_whatever_the_tokens_say(folders: tuple
         assert not torch.allclose(segmenter(pair, sample)[0], alone, rtol=0, atol=1e-7)
 
 
-def test_it_learns_in_every_way_and_comes_back(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_it_learns_in_every_way_and_comes_back(
+    folders: tuple[Path, Path], tmp_path: Path, pictures: list[LabelledPicture]
+) -> None:
     segmenter = made(folders)
     assert segmenter.added is not None
     told: list[dict[str, float]] = []
     settings = MaskSettings(steps=12, batch=2, decoder_rate=1e-3, save_every=6)
     losses = train_masks(
-        segmenter, pictures(), settings, tmp_path / "whole", progress=lambda *given: told.append(dict(given[2]))
+        segmenter, pictures, settings, tmp_path / "whole", progress=lambda *given: told.append(dict(given[2]))
     )
     assert np.mean(losses[-3:]) < 0.97 * np.mean(losses[:3])
     assert np.mean([t["place"] for t in told[-3:]]) < np.mean([t["place"] for t in told[:3]])
@@ -94,13 +81,13 @@ def test_it_learns_in_every_way_and_comes_back(folders: tuple[Path, Path], tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_masks(made(folders), pictures(), settings, tmp_path / "cut", progress=stop)
-    assert train_masks(made(folders), pictures(), settings, tmp_path / "cut") == pytest.approx(losses, abs=1e-6)
+        train_masks(made(folders), pictures, settings, tmp_path / "cut", progress=stop)
+    assert train_masks(made(folders), pictures, settings, tmp_path / "cut") == pytest.approx(losses, abs=1e-6)
 
     language = VisionLanguageModel.load(folders[0], adapters=[tmp_path / "whole"])
     loaded = TokenSegmenter.load(tmp_path / "whole", language, Sam2Parts.load(folders[1]))
     assert loaded.level == "added"
-    pair = next(p for p in draw_pairs(pictures(), 3, absent=0))
+    pair = next(p for p in draw_pairs(pictures, 3, absent=0))
     sample = pair.sample("segment", np.random.default_rng(0))
     with torch.no_grad():
         assert torch.allclose(loaded(pair, sample)[0], segmenter(pair, sample)[0], atol=1e-3)
@@ -111,9 +98,11 @@ def test_it_learns_in_every_way_and_comes_back(folders: tuple[Path, Path], tmp_p
         TokenSegmenter.load(tmp_path / "whole", language, Sam2Parts.load(folders[1]))
 
 
-def test_patches_are_a_switch_that_is_saved(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_patches_are_a_switch_that_is_saved(
+    folders: tuple[Path, Path], tmp_path: Path, pictures: list[LabelledPicture]
+) -> None:
     segmenter = made(folders, places=False)
-    pair = next(p for p in draw_pairs(pictures(), 0, absent=0))
+    pair = next(p for p in draw_pairs(pictures, 0, absent=0))
     assert segmenter(pair, pair.sample("segment", np.random.default_rng(0)))[1].places is None
     segmenter.save(tmp_path)
     loaded = TokenSegmenter.load(tmp_path, VisionLanguageModel.load(folders[0]), Sam2Parts.load(folders[1]))
@@ -135,22 +124,26 @@ def test_a_folder_from_before_this_level_loads(folders: tuple[Path, Path], tmp_p
         TokenSegmenter(language, old.sam, old.attention, "added")
 
 
-def test_the_memory_is_taught_alone(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_memory_is_taught_alone(
+    folders: tuple[Path, Path], tmp_path: Path, pictures: list[LabelledPicture]
+) -> None:
     segmenter = made(folders, tokens=False)
     before = {name: p.clone() for name, p in segmenter.named_parameters()}
     settings = MaskSettings(steps=2, batch=1, decoder_rate=1e-3, train_sam=True, train_tokens=False)
-    train_masks(segmenter, pictures(), settings, tmp_path)
+    train_masks(segmenter, pictures, settings, tmp_path)
     moved = {name.split(".")[0] for name, p in segmenter.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {"sam"}
     assert (replace(settings, train_tokens=True)).train_tokens
 
 
-def test_the_rival_has_its_pointers_standardised_too(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_rival_has_its_pointers_standardised_too(
+    folders: tuple[Path, Path], tmp_path: Path, pictures: list[LabelledPicture]
+) -> None:
     segmenter = made(folders, tokens=False)
-    shared = segmenter.pointers(next(p for p in draw_pairs(pictures(), 0, absent=0)))
+    shared = segmenter.pointers(next(p for p in draw_pairs(pictures, 0, absent=0)))
     assert torch.cosine_similarity(shared[0], shared[1], dim=0) > 0.9
     settings = MaskSettings(steps=1, batch=1, standardise=True, token_rate=1e-9, decoder_rate=1e-9)
-    train_masks(segmenter, pictures(), settings, tmp_path)
+    train_masks(segmenter, pictures, settings, tmp_path)
     one, two = segmenter.attention.plain(shared)[:2]
     assert torch.cosine_similarity(one, two, dim=0) < 0.5
 

@@ -16,24 +16,6 @@ from anatrust.reference.mask_training import MaskSettings, train_masks
 from anatrust.reference.pairs import LabelledPicture, draw_pairs
 from anatrust.reference.prompts import SEG
 from anatrust.reference.token_segmenter import TokenSegmenter
-from anatrust.studies.tiny_models import tiny_qwen, tiny_sam2
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return tiny_qwen(tmp_path_factory.mktemp("qwen")), tiny_sam2(tmp_path_factory.mktemp("sam2"))
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[LabelledPicture]:
-    found = []
-    for patient in range(2):
-        labels = np.zeros((56, 56), np.uint8)
-        labels[8:28, 6 + patient : 26 + patient] = 1
-        labels[32:50, 30:48] = 2
-        image = (labels / 3 + 0.1).astype(np.float32)
-        found.append(LabelledPicture(image, labels, {1: "liver", 2: "spleen"}, f"p{patient}"))
-    return found
 
 
 def made(folders: tuple[Path, Path], level: str = "prototypes") -> TokenSegmenter:

@@ -18,7 +18,6 @@ from anatrust.reference.memory_attention import MemoryAttention, MemoryConfig, s
 from anatrust.reference.pairs import LabelledPicture, draw_pairs
 from anatrust.reference.switched_attention import SwitchedAttention, evidence_of, tree_order
 from anatrust.reference.token_segmenter import TokenSegmenter
-from anatrust.studies.tiny_models import tiny_qwen, tiny_sam2
 
 CONFIG = MemoryConfig(hidden=24, width=16, memory_width=16, bottleneck=16)
 
@@ -113,25 +112,9 @@ def test_gates_need_regions_with_evidence() -> None:
         made(gated=True)(states, memory, torch.tensor([0, 1, 1]), evidence=torch.ones(2))
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return tiny_qwen(tmp_path_factory.mktemp("qwen")), tiny_sam2(tmp_path_factory.mktemp("sam2"))
-
-
-def pictures() -> list[LabelledPicture]:
-    found = []
-    for patient in range(2):
-        labels = np.zeros((56, 56), np.uint8)
-        labels[8:28, 6 + patient : 26 + patient] = 1
-        labels[32:50, 30:48] = 2
-        names = {1: "liver", 2: "spleen"}
-        found.append(LabelledPicture((labels / 3 + 0.1).astype(np.float32), labels, names, f"p{patient}"))
-    return found
-
-
 @pytest.mark.parametrize("level", ["prototypes", "native"])
 def test_switches_train_with_the_stage_and_come_back_from_its_folder(
-    folders: tuple[Path, Path], tmp_path: Path, level: str
+    folders: tuple[Path, Path], tmp_path: Path, level: str, pictures: list[LabelledPicture]
 ) -> None:
     torch.manual_seed(1)
     parts = {"spleen": "liver"}
@@ -148,7 +131,7 @@ def test_switches_train_with_the_stage_and_come_back_from_its_folder(
     told: dict[str, float] = {}
     train_masks(
         segmenter,
-        pictures(),
+        pictures,
         MaskSettings(steps=3, batch=2, overlap=0.1),
         tmp_path,
         progress=lambda step, steps, values: told.update(values),
@@ -162,7 +145,7 @@ def test_switches_train_with_the_stage_and_come_back_from_its_folder(
     loaded = TokenSegmenter.load(tmp_path, language, Sam2Parts.load(folders[1]))
     assert loaded.parts == parts
     assert all(torch.equal(v, attention.state_dict()[k]) for k, v in loaded.attention.state_dict().items())
-    pair = next(p for p in draw_pairs(pictures(), 3, absent=0, hidden=0))
+    pair = next(p for p in draw_pairs(pictures, 3, absent=0, hidden=0))
     sample = pair.sample("segment", np.random.default_rng(0))
     with torch.no_grad():
         assert torch.allclose(loaded(pair, sample)[0], segmenter(pair, sample)[0], atol=1e-3)

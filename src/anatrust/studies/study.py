@@ -245,7 +245,7 @@ def run_study(
         _write(folder / f"{study.name}.csv", _table(study.columns, results))
         result["cells"] = {k: {**v, "rows": len(v["rows"])} if "rows" in v else v for k, v in results.items()}
     # Through JSON and back: what is returned is exactly what is on disk.
-    text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    text = _rows(json.loads(json.dumps(result, sort_keys=True, allow_nan=False))) + "\n"
     _write(folder / f"{study.name}.json", text)
     returned: dict[str, Any] = json.loads(text)
     return returned
@@ -317,6 +317,30 @@ def _table(columns: Sequence[str], results: Mapping[str, Mapping[str, Any]]) -> 
     for numbers in results.values():
         writer.writerows(numbers.get("rows", []))
     return buffer.getvalue()
+
+
+def _rows(value: Any, depth: int = 0) -> str:
+    """Indented JSON in which an object that holds no other stays on one line: a row of numbers is a row.
+
+    Examples
+    --------
+    >>> print(_rows({"a": [{"x": 1, "y": 2}, {"x": 3, "y": 4}]}))
+    {
+     "a": [
+      {"x": 1, "y": 2},
+      {"x": 3, "y": 4}
+     ]
+    }
+    """
+    nested = any(isinstance(v, dict | list) for v in (value.values() if isinstance(value, dict) else ()))
+    if not value or not (nested or isinstance(value, list)):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        lines, (left, right) = [f"{json.dumps(k)}: {_rows(v, depth + 1)}" for k, v in value.items()], "{}"
+    else:
+        lines, (left, right) = [_rows(v, depth + 1) for v in value], "[]"
+    pad = "\n" + " " * (depth + 1)
+    return f"{left}{pad}{(',' + pad).join(lines)}{pad[:-1]}{right}"
 
 
 def _write(path: Path, text: str) -> None:
