@@ -32,6 +32,7 @@ _STUDIES = {
     "r2seg-baseline": "anatrust.studies.r2seg_baseline",
     "r2seg-contamination": "anatrust.studies.r2seg_contamination",
     "r2seg-left-out": "anatrust.studies.r2seg_left_out",
+    "r2seg-level": "anatrust.studies.r2seg_level",
     "r2seg-planner": "anatrust.studies.r2seg_planner",
     "r2seg-questions": "anatrust.studies.r2seg_questions",
     "r2seg-roc": "anatrust.studies.r2seg_roc",
