@@ -70,6 +70,22 @@ def test_a_profile_names_its_score(tmp_path: Path) -> None:
     assert any("score compact-contrast/1" in line for line in new.describe())
 
 
+@pytest.mark.parametrize(
+    ("patients", "draw", "said"),
+    [
+        (79, "maximum", "at level 0.1 95 % of cohorts of this size let 0.04 to 0.17 of"),
+        (79, "random", ""),
+        (8, "maximum", ""),
+    ],
+)
+def test_a_profile_says_how_far_one_cohort_may_be_off(patients: int, draw: str, said: str) -> None:
+    null = CohortNull(tuple(np.array([k / 10]) for k in range(patients)))
+    settings = RejectionSettings(alpha=0.1, **{"cohort_draw": draw})
+    lines = Profile("s", "CT", "0" * 64, RejectionSection(settings, null, patients, False)).describe()
+    assert said in lines[1]
+    assert ("of cohorts" in lines[1]) is bool(said)
+
+
 def test_the_second_schema_version_stays_readable() -> None:
     """Sets with groups, and bounds; written once by `fit` with version 0.1.0."""
     profile = Profile.load(GOLDEN.with_name("golden_v2.profile"))

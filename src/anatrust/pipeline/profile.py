@@ -19,6 +19,7 @@ from anatrust.pipeline.screening import ScreeningSection
 from anatrust.pipeline.sets import SetsSection
 from anatrust.rejection.settings import SCORES, RejectionSettings
 from anatrust.statistics.conformal_p import CohortNull
+from anatrust.statistics.realised_level import realised_level
 
 __all__ = ["PROFILE_SCHEMA_VERSION", "Profile", "RejectionSection"]
 
@@ -210,7 +211,7 @@ class Profile:
             lines.append(
                 f"rejection: {null.n_candidates} candidates of {null.n_patients} lesion-free patients "
                 f"({self.rejection.scans} scans), score {self.rejection.settings.score}, "
-                f"smallest p-value {null.floor:.3g}"
+                f"smallest p-value {null.floor:.3g}{_spread(self.rejection)}"
             )
         if self.sets is not None:
             lines += [
@@ -235,6 +236,17 @@ class Profile:
                 f"{' and '.join(detector.name for detector in screener.detectors)}"
             )
         return lines
+
+
+def _spread(section: RejectionSection) -> str:
+    """How far this one cohort may be off its level, in words; nothing where it decides nothing."""
+    alpha, draw = section.settings.alpha, section.settings.cohort_draw
+    low, high = realised_level(section.null.n_patients, alpha)
+    if high == 0 or draw != "maximum":
+        return ""
+    return (
+        f"; at level {alpha:g} 95 % of cohorts of this size let {low:.2f} to {high:.2f} of lesion-free patients through"
+    )
 
 
 def _split_lines(sets: SetsSection) -> list[str]:
