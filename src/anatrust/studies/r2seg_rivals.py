@@ -19,9 +19,22 @@ if TYPE_CHECKING:  # torch is heavy, and this module is imported for its names a
 
     from anatrust.models.unet import UNet
 
-__all__ = ["CLASSES", "Rival", "adapted", "adapter_share", "base", "organ_dice"]
+__all__ = [
+    "CLASSES",
+    "Lesson",
+    "Rival",
+    "adapted",
+    "adapted_from",
+    "adapter_share",
+    "base",
+    "lessons",
+    "organ_dice",
+    "taught",
+]
 
 Rival = Literal["LoRA", "fine-tuned"]
+# A case and the classes of its voxels.
+Lesson = tuple[R2Case, npt.NDArray[np.uint8]]
 
 CLASSES = ("background", "anterior hippocampus", "posterior hippocampus", "lesion")
 """The classes of the U-Net: it knows organs and lesions, as a foundation model does."""
@@ -48,9 +61,19 @@ def _labels(case: R2Case, context: Context) -> npt.NDArray[np.uint8]:
     return labels
 
 
+def lessons(world: str, context: Context) -> list[Lesson]:
+    """The patients of ``teach`` with organs and lesions."""
+    return [(c, _labels(c, context)) for patient in cases(world, "teach", context) for c in patient]
+
+
 @lru_cache(maxsize=4)
 def base(world: str, context: Context) -> UNet:
-    """The frozen network: taught organs and lesions by the patients of ``teach``, for a minute or two.
+    """The frozen network: taught organs and lesions by the patients of ``teach``, for a minute or two."""
+    return taught(lessons(world, context), 6 if context.quick else _STEPS["base"], context)
+
+
+def taught(shown: Sequence[Lesson], steps: int, context: Context) -> UNet:
+    """A network that learns organs and lesions.
 
     Rare classes weigh more in its loss than their voxels would, and half of its crops lie around
     lesions: it proposes too much, as BiomedParse does.
@@ -63,8 +86,6 @@ def base(world: str, context: Context) -> UNet:
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         model = UNet(UNetConfig(3, CLASSES, (8, 16, 32)))
-    shown = [(c, _labels(c, context)) for patient in cases(world, "teach", context) for c in patient]
-    steps = 6 if context.quick else _STEPS["base"]
 
     def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return partial_loss(logits, target, balance=0.5)
@@ -73,7 +94,12 @@ def base(world: str, context: Context) -> UNet:
 
 
 def adapted(world: str, how: Rival, context: Context) -> UNet:
-    """The same network after it has learnt lesions of further patients (``adapt``), who have no organs drawn.
+    """The frozen network of a population after it has learnt lesions, as :func:`adapted_from` says."""
+    return adapted_from(base(world, context), world, how, context)
+
+
+def adapted_from(frozen: UNet, world: str, how: Rival, context: Context) -> UNet:
+    """A network after it has learnt lesions of further patients (``adapt``), who have no organs drawn.
 
     The loss asks for lesion against everything else, so nothing tells the network to forget organs.
 
@@ -83,7 +109,7 @@ def adapted(world: str, how: Rival, context: Context) -> UNet:
     """
     from torch.nn import functional
 
-    model = _opened(base(world, context), how, context.seed)
+    model = _opened(frozen, how, context.seed)
     shown = [(c, c.target.astype(np.uint8)) for patient in cases(world, "adapt", context) for c in patient]
     steps = 3 if context.quick else _STEPS[how]
 
@@ -97,7 +123,7 @@ def adapted(world: str, how: Rival, context: Context) -> UNet:
 
 def _learnt(
     model: UNet,
-    shown: Sequence[tuple[R2Case, npt.NDArray[np.uint8]]],
+    shown: Sequence[Lesson],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     steps: int,
     rate: float,

@@ -33,6 +33,7 @@ _STUDIES = {
     "r2seg-contamination": "anatrust.studies.r2seg_contamination",
     "r2seg-left-out": "anatrust.studies.r2seg_left_out",
     "r2seg-level": "anatrust.studies.r2seg_level",
+    "r2seg-many-contrasts": "anatrust.studies.r2seg_many_contrasts",
     "r2seg-planner": "anatrust.studies.r2seg_planner",
     "r2seg-questions": "anatrust.studies.r2seg_questions",
     "r2seg-roc": "anatrust.studies.r2seg_roc",
