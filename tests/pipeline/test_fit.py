@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -14,9 +15,11 @@ from anatrust.errors import InputError
 from anatrust.image.grid import Grid
 from anatrust.image.read import read_mask, read_scan
 from anatrust.image.volumes import LabelMap, Scan
+from anatrust.pipeline.assess import assess
 from anatrust.pipeline.case import content_hash, label_table, mask_kind
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
+from anatrust.pipeline.profile import Profile
 from anatrust.rejection import candidate_scores, reject
 from anatrust.rejection.settings import RejectionSettings
 
@@ -266,3 +269,50 @@ def test_the_profile_judges_like_the_cohort(tmp_path: Path, rows: list[dict[str,
     )
     assert [c.decision for c in result.candidates] == ["kept", "kept"]
     assert {c.p_value for c in result.candidates} == {0.2}
+
+
+def _soft(folder: Path, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows with probabilities that rise from patient to patient."""
+    made = []
+    for k, row in enumerate(rows):
+        mask = np.asarray(nibabel.load(folder / row["mask"]).dataobj)
+        soft = np.where(mask > 0, 0.6 + 0.1 * k, 0.05).astype(np.float32)
+        made.append(row | {"probabilities": save(folder / f"soft{k}.nii.gz", soft)})
+    return made
+
+
+def test_a_null_of_probabilities_judges_scans_that_have_them(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    soft = _soft(tmp_path, rows)
+    likely = RejectionSettings(score="likely-contrast/1")
+    fitted = fit(write(tmp_path, soft), segmenter="two boxes", settings=likely)
+    fitted.save(tmp_path / "likely.profile")
+    profile = Profile.load(tmp_path / "likely.profile")
+    assert any("score likely-contrast/1" in line for line in profile.describe())
+    plain = fit(write(tmp_path, soft), segmenter="two boxes")
+    assert fitted.rejection is not None
+    assert profile.rejection is not None
+    assert plain.rejection is not None
+    assert plain.rejection.settings.score == "compact-contrast/1"
+    held = [np.sort(s).tolist() for s in fitted.rejection.null.per_patient]
+    assert sorted(held) == sorted(s.tolist() for s in profile.rejection.null.per_patient)
+    given = {"anatomy": tmp_path / rows[3]["anatomy"], "anatomy_names": {1: "body"}, "profile": profile, "alpha": 0.2}
+    image, mask = (tmp_path / rows[3][c] for c in ("image", "mask"))
+    verdict = assess(image, mask, probabilities=tmp_path / soft[3]["probabilities"], **given)
+    # The patient is one of the null's own: its statistics are among those that were fitted.
+    told = sorted(c.statistic for c in verdict.candidates if c.statistic is not None)
+    assert told == pytest.approx(np.sort(fitted.rejection.null.per_patient[3]).tolist(), rel=1e-6)
+    with pytest.raises(InputError, match=r"ranks candidates by likely-contrast/1.*give --probabilities"):
+        assess(image, mask, **given)
+    # A null made from this scan alone needs none.
+    other = assess(image, mask, settings=replace(likely, null="placement"), **given)
+    assert other.null == "placement"
+    # The other profile judges with probabilities and without.
+    for chances in (None, tmp_path / soft[3]["probabilities"]):
+        assert assess(image, mask, probabilities=chances, **{**given, "profile": plain}).null == "cohort"
+
+
+def test_a_score_of_probabilities_is_not_fitted_without_them(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    soft = _soft(tmp_path, rows)
+    del soft[2]["probabilities"]
+    with pytest.raises(InputError, match="row 4, column probabilities: the cell is empty and the score likely"):
+        fit(write(tmp_path, soft), settings=RejectionSettings(score="likely-contrast/1"))

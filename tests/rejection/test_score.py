@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from anatrust.errors import InputError
 from anatrust.image.grid import Grid
-from anatrust.image.volumes import LabelMap, Mask, Scan
-from anatrust.rejection import GateSettings, RejectionSettings, TissueSettings, candidate_scores
+from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
+from anatrust.rejection import GateSettings, RejectionSettings, TissueSettings, candidate_scores, reject
 from anatrust.rejection.case import prepare
 from anatrust.rejection.comparison import compare_with
+from anatrust.rejection.score import scores_of
 from anatrust.rejection.settings import SCORES
 from anatrust.statistics.conformal_p import CohortNull
 from anatrust.statistics.kernels import Kernel, median_bandwidth
@@ -58,14 +60,21 @@ def test_old_scores_are_what_they_were(flat):
     np.testing.assert_allclose(local, [69.17609358757895, 2.81517559614, 2.96202255259, 3.51439549965], rtol=1e-4)
 
 
-def _drawn(*shapes, lift=20.0, grid=None, **options):
-    """Scores of some drawn places of noise, each brighter by ``lift``."""
+def _drawn(*shapes, lift=20.0, grid=None, chances=None, **options):
+    """Scores of some drawn places of noise, each brighter by ``lift``, with the probabilities ``chances`` inside."""
     image = np.random.default_rng(3).normal(100, 10, (80, 80)).astype(np.float32)
     mask = np.logical_or.reduce(shapes)
     grid = grid or Grid(image.shape, np.eye(4))
     organ = LabelMap(np.ones(image.shape, np.uint8), grid, {1: "liver"})
     settings = RejectionSettings(gates=OPEN, **options)
-    return candidate_scores(Scan(image + lift * mask.astype(np.float32), grid), Mask(mask, grid), organ, settings)
+    scan = Scan(image + lift * mask.astype(np.float32), grid)
+    soft = None
+    if chances is not None:
+        soft = np.zeros(mask.shape, np.float32)
+        for shape, chance in zip(shapes, chances, strict=True):
+            soft[shape] = chance
+        soft = ProbabilityMap(soft[None], grid)
+    return candidate_scores(scan, Mask(mask, grid), organ, settings, probabilities=soft)
 
 
 def test_a_lesion_outranks_a_vessel_that_is_larger():
@@ -125,6 +134,91 @@ def test_tissue_of_one_grey_value_gives_a_finite_score():
     assert score == pytest.approx(3 * 7 * 4 * 49 / np.pi / 81, rel=0.05)
 
 
+LIKELY = "likely-contrast/1"
+
+
+def test_the_likely_score_agrees_with_its_definition():
+    place = disc((80, 80), (40, 40), 4)
+    compact = _drawn(place)[0]
+    rounded = 4 * 49 / np.pi / 81
+    contrast = np.arctanh(compact / (3 * 7 * rounded)) * 3
+    expected = 0.8**2 * rounded * 7 * np.tanh(2 * contrast)
+    assert _drawn(place, chances=(0.8,), score=LIKELY)[0] == pytest.approx(expected, rel=1e-6)
+    # Probabilities change nothing where the score does not look at them.
+    assert _drawn(place, chances=(0.8,))[0] == compact
+
+
+def test_the_likely_score_rises_with_probability_size_and_roundness():
+    small, large = disc((80, 80), (25, 40), 4), disc((80, 80), (55, 40), 8)
+    bar = np.zeros((80, 80), bool)
+    bar[20:23, 20:37] = True
+    known = [_drawn(small, chances=(p,), score=LIKELY)[0] for p in (0.0, 0.2, 0.5, 0.9, 1.0)]
+    assert known == sorted(known)
+    assert known[0] == 0.0 < known[1]
+    assert np.diff(known).min() > 0
+    assert _drawn(large, small, chances=(0.7, 0.7), score=LIKELY)[0] > 1.5 * known[2]
+    assert _drawn(bar, chances=(0.9,), score=LIKELY)[0] < 0.6 * known[3]
+
+
+def test_the_likely_score_lets_the_segmenter_decide_among_what_stands_out():
+    """A muscle in a ventricle: more contrast than the lesion, and the segmenter is less sure of it."""
+    lesion, muscle = disc((80, 80), (25, 40), 5), disc((80, 80), (60, 40), 5)
+    image = np.random.default_rng(3).normal(100, 10, (80, 80)).astype(np.float32)
+    image[lesion] += 20
+    image[muscle] += 60
+    grid = Grid(image.shape, np.eye(4))
+    organ = LabelMap(np.ones(image.shape, np.uint8), grid, {1: "heart"})
+    labels = LabelMap(np.where(lesion, 1, np.where(muscle, 2, 0)).astype(np.uint8), grid)
+    soft = ProbabilityMap(np.where(lesion, 0.9, np.where(muscle, 0.6, 0.0)).astype(np.float32)[None], grid)
+    ranks = {}
+    for score in SCORES:
+        settings = RejectionSettings(gates=OPEN, score=score)
+        first, second = candidate_scores(Scan(image, grid), labels, organ, settings, probabilities=soft)
+        ranks[score] = first > second
+    assert ranks == {"compact-contrast/1": False, "likely-contrast/1": True, "mmd2-volume/2": False}
+    # What does not stand out is not kept, however sure the segmenter is.
+    assert (
+        _drawn(lesion, lift=0.0, chances=(1.0,), score=LIKELY)[0]
+        < 0.5 * _drawn(lesion, chances=(0.9,), score=LIKELY)[0]
+    )
+
+
+@pytest.mark.parametrize("step", [1.0, 1 / 255])
+def test_probabilities_that_saturate_leave_size_and_roundness_to_decide(step):
+    """A segmenter that says 1 everywhere, or writes 8 bits, must not make one tie of all its candidates."""
+    places = [disc((80, 80), (25, 20 + 30 * k), r) for k, r in enumerate((3, 4))] + [disc((80, 80), (60, 40), 8)]
+    sure = np.round(0.9999 / step) * step
+    scores = _drawn(*places, chances=(sure,) * 3, score=LIKELY)
+    assert len(set(scores.tolist())) == 3
+    assert list(scores) == sorted(scores, reverse=True)  # the largest candidate comes first
+
+
+def test_a_score_without_its_probabilities_is_refused():
+    place = disc((80, 80), (40, 40), 4)
+    with pytest.raises(InputError, match="the score likely-contrast/1 looks at the segmenter's probabilities: give"):
+        _drawn(place, score=LIKELY)
+    image = np.random.default_rng(3).normal(100, 10, (80, 80)).astype(np.float32)
+    grid = Grid(image.shape, np.eye(4))
+    settings = RejectionSettings(gates=OPEN, score=LIKELY)
+    null = CohortNull(tuple(np.array([float(k)]) for k in range(19)))
+    with pytest.raises(InputError, match="likely-contrast/1"):
+        reject(Scan(image, grid), Mask(place, grid), cohort_null=null, settings=settings)
+    organ = LabelMap(np.ones(image.shape, np.uint8), grid, {1: "liver"})
+    under = settings.under("cohort")
+    case = prepare(Scan(image, grid), Mask(place, grid), anatomy=organ, probabilities=None, settings=under)
+    with pytest.raises(ValueError, match="needs the segmenter's probabilities"):
+        scores_of(case)
+    # Other nulls rank nothing by it.
+    other = reject(Scan(image, grid), Mask(place, grid), settings=replace(settings, null="placement"))
+    assert other.null == "placement"
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -0.5, 1.5, 200.0])
+def test_hostile_probabilities_never_reach_the_score(wrong):
+    with pytest.raises(InputError):
+        _drawn(disc((80, 80), (40, 40), 4), chances=(wrong,), score=LIKELY)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("score", SCORES)
 def test_false_alarms_of_the_cohort_null(phantom_2d, score):
@@ -140,7 +234,11 @@ def test_false_alarms_of_the_cohort_null(phantom_2d, score):
         for _, r, c in sorted(windows)[-3:]:
             labels[r : r + 6, c : c + 6] = 1
         drawn = replace(healthy.labels, array=labels)
-        scores.append(candidate_scores(healthy.scan, drawn, healthy.anatomy, settings))
+        # And that is the surer of a place the brighter it is.
+        sure = 0.5 + 0.5 * np.tanh((ndimage.uniform_filter(image, 6) - 95) / 10)
+        soft = ProbabilityMap(sure[None].astype(np.float32), healthy.scan.grid)
+        found = candidate_scores(healthy.scan, drawn, healthy.anatomy, settings, probabilities=soft)
+        scores.append(found)
     alpha, alarms, trials = 0.1, 0, 400
     rng = np.random.default_rng(0)
     for _ in range(trials):

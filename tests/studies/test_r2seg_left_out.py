@@ -91,9 +91,10 @@ def test_the_table_marks_levels_that_cannot_be_reached() -> None:
     judged = {"clear count": 8, **{n: {"value": 0.5} for n in ("clear lesions", "lesions", "specificity", "dice")}}
     judged["false a scan"] = {"value": 0.1}
     names = ("segmenter alone", "gates alone", "gates + cohort", "gates + cohort, level 0.05")
-    judges = dict.fromkeys((*names, "iid, as published", "drawn exactly"), judged)
+    likely = ("gates + cohort, likely", "gates + cohort, likely, level 0.05")
+    judges = dict.fromkeys((*names, *likely, "iid, as published", "drawn exactly"), judged)
     cell = {"judges": judges, "null patients": 12, "null maxima": [9.0, 7.5, 1.0]}
     funnel = STUDY.tables({"cells": {"hearts": cell}})["funnel"]
     assert _line(funnel, "hearts")[1:] == [
-        "12", "0.077", "8", "4", "4", "4", "4 (undecidable)", "4", "9.0, 7.5, 1.0",
+        "12", "0.077", "8", "4", "4", "4", "4 (undecidable)", "4", "4 (undecidable)", "4", "9.0, 7.5, 1.0",
     ]  # fmt: skip

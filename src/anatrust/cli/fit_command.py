@@ -103,6 +103,14 @@ def fit_command(
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the splits by patient.")] = 0,
     features: Features = None,
     direction: Direction = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What ranks candidates in the null: compact-contrast/1 (default), or likely-contrast/1, which looks "
+            "at the probabilities too: the table and every scan judged later must have them.",
+        ),
+    ] = None,
     no_gates: NoGates = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -133,7 +141,8 @@ def fit_command(
     begin = time.perf_counter()
     table = Cohort.read(cohort)
     rows = out.with_name(out.name + ".rows")
-    settings = rejection_settings(None, {"features": features, "direction": direction, "no_gates": no_gates})
+    given = {"features": features, "direction": direction, "score": score, "no_gates": no_gates}
+    settings = rejection_settings(None, given)
 
     def warn(line: str) -> None:
         if not quiet:

@@ -19,7 +19,7 @@ from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.finding import worst
 from anatrust.pipeline.inspect import inspect_scan
 from anatrust.pipeline.profile import RejectionSection
-from anatrust.rejection.settings import RejectionSettings
+from anatrust.rejection.settings import SCORES, RejectionSettings
 from anatrust.statistics.conformal_p import CohortNull
 
 __all__ = ["FittedRejection", "LeftOutError", "Progress", "fit_rejection", "lesion_free_case", "without_level"]
@@ -55,7 +55,8 @@ def fit_rejection(
     Raises
     ------
     InputError
-        If no row can be used, a row contradicts itself, or only some rows have an anatomy.
+        If no row can be used, a row contradicts itself, only some rows have an anatomy, or the score needs
+        probabilities that a row lacks.
 
     Guarantee
     ---------
@@ -63,7 +64,7 @@ def fit_rejection(
     """
     settings = (settings or RejectionSettings()).scored()
     rows = [row for row in cohort if row.lesion_free]
-    _check(cohort, rows)
+    _check(cohort, rows, settings)
     table = label_table(anatomy_names)
     choices = [_CACHE_VERSION, __version__, without_level(settings).to_json(), modality, sorted(table.items())]
     patients: dict[str, list[Scores]] = {}
@@ -103,7 +104,7 @@ class LeftOutError(Exception):
     """Why one lesion-free scan cannot be used."""
 
 
-def _check(cohort: Cohort, rows: list[CohortRow]) -> None:
+def _check(cohort: Cohort, rows: list[CohortRow], settings: RejectionSettings) -> None:
     if not rows:
         raise InputError(
             f"{cohort.source}: no row has lesion_free = true, nothing can be fitted; mark the scans of healthy people"
@@ -112,6 +113,11 @@ def _check(cohort: Cohort, rows: list[CohortRow]) -> None:
         if row.mask is None:
             raise InputError(
                 f"{cohort.source}, row {row.number}, column mask: the cell is empty; give what the segmenter drew there"
+            )
+        if settings.needs_probabilities and row.probabilities is None:
+            raise InputError(
+                f"{cohort.source}, row {row.number}, column probabilities: the cell is empty and the score "
+                f"{settings.score} looks at them; give them, or choose {SCORES[0]}"
             )
     with_anatomy = [row for row in rows if row.anatomy is not None]
     if with_anatomy and len(with_anatomy) != len(rows):

@@ -132,6 +132,11 @@ def judge_settings(
                 f"the profile was fitted {have} anatomy and this scan comes {lack}: give or leave out "
                 "--anatomy likewise"
             )
+        if theirs.needs_probabilities and case.probabilities is None:
+            raise InputError(
+                f"the profile ranks candidates by {theirs.score}, which looks at the segmenter's probabilities, and "
+                "this scan comes without: give --probabilities"
+            )
         if "unknown" not in (profile.modality, case.scan.modality) and profile.modality != case.scan.modality:
             raise InputError(_OTHER_MODALITY.format(profile.modality, case.scan.modality))
     return replace(asked, alpha=levels.candidates)

@@ -18,7 +18,7 @@ from anatrust.rejection.comparison import Comparison, compare_with
 from anatrust.rejection.correction import Corrected, correct, needed_level, of_maximum, resolved_correction
 from anatrust.rejection.nulls import scan_tests
 from anatrust.rejection.result import Rejection
-from anatrust.rejection.score import candidate_score, wrong_side
+from anatrust.rejection.score import candidate_score, check_score, wrong_side
 from anatrust.rejection.settings import Null, RejectionSettings
 from anatrust.rejection.statements import statements
 from anatrust.statistics.conformal_p import CohortNull
@@ -92,8 +92,8 @@ def reject(
     GeometryError
         If the images do not share one grid.
     InputError
-        If the cohort null is asked for and not given, a named tissue is missing, or the
-        connectivity does not exist. Degenerate *candidates* are never an error: they become
+        If the cohort null is asked for and not given, its score needs probabilities that are not given, a named
+        tissue is missing, or the connectivity does not exist. Degenerate *candidates* are never an error: they become
         undecidable, with the reason.
 
     Guarantee
@@ -117,6 +117,8 @@ def reject(
     """
     settings = RejectionSettings() if settings is None else settings
     null = _resolved_null(cohort_null, settings)
+    if null == "cohort":
+        check_score(settings, probabilities=probabilities is not None)
     case = prepare(scan, labels, anatomy=anatomy, probabilities=probabilities, settings=settings.under(null))
     correction = resolved_correction(null, settings)
     evidence, families = _gather(case, null, cohort_null, settings, seed, _Progress(progress))

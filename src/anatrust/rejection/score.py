@@ -7,17 +7,20 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from anatrust.errors import InputError
 from anatrust.image.volumes import LabelMap, Mask, ProbabilityMap, Scan
 from anatrust.rejection.case import Case, prepare
 from anatrust.rejection.compact_contrast import compact_contrast
 from anatrust.rejection.comparison import Comparison, compare_with
+from anatrust.rejection.likely_contrast import likely_contrast
 from anatrust.rejection.mmd_volume import mmd2_volume
-from anatrust.rejection.settings import RejectionSettings
+from anatrust.rejection.settings import SCORES, RejectionSettings
 
-__all__ = ["candidate_score", "candidate_scores", "scores_of", "wrong_side"]
+__all__ = ["candidate_score", "candidate_scores", "check_score", "scores_of", "wrong_side"]
 
 _SCORES: Mapping[str, Callable[[Comparison, int], float]] = {
     "compact-contrast/1": compact_contrast,
+    "likely-contrast/1": likely_contrast,
     "mmd2-volume/2": mmd2_volume,
 }
 
@@ -26,7 +29,8 @@ def candidate_score(comparison: Comparison, position: int) -> float:
     """How strange a candidate is against its normal tissue, by the score the settings name; higher = stranger.
 
     The cohort null holds for any score that does not look at the calibration patients' order; the score decides the
-    power alone. ``compact-contrast/1``: `compact_contrast`; ``mmd2-volume/2``, of older profiles: `mmd2_volume`.
+    power alone. ``compact-contrast/1``: `compact_contrast`; ``likely-contrast/1``, with the segmenter's probabilities:
+    `likely_contrast`; ``mmd2-volume/2``, of older profiles: `mmd2_volume`.
 
     Minus infinity where no comparison can be made, or where the candidate is on the wrong side
     (``settings.direction``): such a candidate is never kept.
@@ -34,6 +38,27 @@ def candidate_score(comparison: Comparison, position: int) -> float:
     if comparison.refusal(position) is not None or wrong_side(comparison, position):
         return -np.inf
     return _SCORES[comparison.case.settings.scored().score](comparison, position)
+
+
+def check_score(settings: RejectionSettings, *, probabilities: bool) -> None:
+    """Refuse a score that needs probabilities where there are none.
+
+    Nothing else stands in for them: a score made another way would not compare with those of the null.
+
+    Raises
+    ------
+    InputError
+        If the score the settings name looks at probabilities and none are given.
+
+    Examples
+    --------
+    >>> check_score(RejectionSettings(score="likely-contrast/1"), probabilities=True)
+    """
+    if settings.needs_probabilities and not probabilities:
+        raise InputError(
+            f"the score {settings.score} looks at the segmenter's probabilities: give them, or fit with {SCORES[0]}, "
+            "which does without"
+        )
 
 
 def wrong_side(comparison: Comparison, position: int) -> bool:
@@ -87,6 +112,8 @@ def candidate_scores(
     ------
     GeometryError
         If the images do not share one grid.
+    InputError
+        If the score needs probabilities and none are given.
 
     Examples
     --------
@@ -103,6 +130,7 @@ def candidate_scores(
     True
     """
     settings = (RejectionSettings() if settings is None else settings).under("cohort")
+    check_score(settings, probabilities=probabilities is not None)
     case = prepare(scan, labels, anatomy=anatomy, probabilities=probabilities, settings=settings)
     scores = scores_of(case)
     return np.array([scores[position] for position in case.tested], dtype=np.float64)

@@ -13,10 +13,10 @@ Null = Literal["auto", "cohort", "surrogate-max", "placement", "block", "iid"]
 Correction = Literal["auto", "familywise", "bh", "by", "ebh", "weighted-bh", "focused-bh"]
 
 # Name and revision of what ranks candidates in the cohort null; only scores of one name and revision compare.
-Score = Literal["auto", "compact-contrast/1", "mmd2-volume/2"]
+Score = Literal["auto", "compact-contrast/1", "likely-contrast/1", "mmd2-volume/2"]
 
-SCORES: tuple[Score, ...] = ("compact-contrast/1", "mmd2-volume/2")
-"""The scores there are, the newest first: it is what ``"auto"`` means where a cohort null is fitted."""
+SCORES: tuple[Score, ...] = ("compact-contrast/1", "likely-contrast/1", "mmd2-volume/2")
+"""The scores there are; the first is what ``"auto"`` means where a cohort null is fitted."""
 
 _NULLS = ("auto", "cohort", "surrogate-max", "placement", "block", "iid")
 _CORRECTIONS = ("auto", "familywise", "bh", "by", "ebh", "weighted-bh", "focused-bh")
@@ -173,7 +173,8 @@ class RejectionSettings:
         against one random candidate of each patient.
     score
         What the cohort null ranks, by name and revision, see :func:`anatrust.rejection.score.candidate_score`;
-        ``"auto"``: the newest, or in a profile the one it was fitted with.
+        ``"auto"``: ``compact-contrast/1``, or in a profile the one it was fitted with. ``likely-contrast/1`` needs
+        the segmenter's probabilities, in the patients of the null and in those who are judged.
     order
         ``"gates-first"``, or ``"published"``: the gates run after the test; then the FDR
         sentence is dropped unless ``correction="focused-bh"``.
@@ -249,7 +250,7 @@ class RejectionSettings:
         return replace(found, tissue=replace(self.tissue, reference="trimmed" if null == "cohort" else "plain"))
 
     def scored(self) -> RejectionSettings:
-        """The settings with the automatic score made definite: the newest.
+        """The settings with the automatic score made definite: ``compact-contrast/1``.
 
         Examples
         --------
@@ -257,6 +258,17 @@ class RejectionSettings:
         'compact-contrast/1'
         """
         return replace(self, score=SCORES[0]) if self.score == "auto" else self
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether the score looks at the segmenter's probabilities.
+
+        Examples
+        --------
+        >>> RejectionSettings().needs_probabilities, RejectionSettings(score="likely-contrast/1").needs_probabilities
+        (False, True)
+        """
+        return self.score == "likely-contrast/1"
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

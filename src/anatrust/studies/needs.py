@@ -53,6 +53,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "anatrust.statistics.conformal_p",
         "anatrust.rejection.score",
         "anatrust.rejection.compact_contrast",
+        "anatrust.rejection.likely_contrast",
         "anatrust.rejection.comparison",
         "anatrust.rejection.tissue",
     ),

@@ -18,6 +18,7 @@ from anatrust.models.segmentation import Prompt
 from anatrust.models.segmenters.pixel_classifier import PixelTarget
 from anatrust.pipeline.propose import Proposal
 from anatrust.rejection.score import candidate_scores
+from anatrust.rejection.settings import RejectionSettings
 from anatrust.statistics.conformal_p import CohortNull
 from anatrust.studies.r2seg_cases import WORLDS, R2Case, _planted, _real
 from anatrust.studies.r2seg_cells import VARIANTS
@@ -37,11 +38,19 @@ STEPS = {
     "past the gates": "gates alone",
     "kept, level 0.10": "gates + cohort",
     "kept, level 0.05": "gates + cohort, level 0.05",
+    "likely, level 0.10": "gates + cohort, likely",
+    "likely, level 0.05": "gates + cohort, likely, level 0.05",
 }
 IID = "iid, as published"
 EXACT = "drawn exactly"
-LEVELS = {"kept, level 0.10": 0.10, "kept, level 0.05": 0.05}
+LEVELS = {"kept, level 0.10": 0.10, "kept, level 0.05": 0.05, "likely, level 0.10": 0.10, "likely, level 0.05": 0.05}
 _PLANTINGS = 3
+# Settings by score, of the ways to judge that rank candidates among those of the healthy.
+_RANKED: dict[str, RejectionSettings] = {
+    settings.scored().score: settings
+    for name in STEPS.values()
+    if JUDGES[name].cohort and (settings := JUDGES[name].settings) is not None
+}
 
 
 @dataclass(frozen=True)
@@ -132,8 +141,7 @@ def run_arm(arm: Arm, model: Segmenter, pool: Sequence[int], tested: Sequence[in
         Numbers of those who are tested; one of them that is in the pool is left out of its own null.
     """
     patients = _real(arm.world, context)
-    world, settings = WORLDS[arm.world], JUDGES["gates + cohort"].settings
-    assert settings is not None
+    world = WORLDS[arm.world]
 
     def seen(case: R2Case) -> tuple[R2Case, Proposal, LabelMap]:
         made = proposal(case, arm.world, model, settings=VARIANTS[arm.variant])
@@ -144,29 +152,44 @@ def run_arm(arm: Arm, model: Segmenter, pool: Sequence[int], tested: Sequence[in
         return [_planted(sample, world, copy > 0, rng) for sample, rng in rngs]
 
     healthy = {k: [seen(case) for case in planted(k, 0)] for k in sorted({*pool, *tested})}
-    scores: dict[int, npt.NDArray[np.float64]] = {}
-    for k, scans in healthy.items():
-        found = [
-            candidate_scores(case.scan, made.labels, tissue, settings, probabilities=made.probabilities)
-            for case, made, tissue in scans
-        ]
-        scores[k] = np.concatenate(found)[np.isfinite(np.concatenate(found))]
+    scores = {
+        k: {score: _scores(scans, settings) for score, settings in _RANKED.items()} for k, scans in healthy.items()
+    }
     results: dict[str, list[Outcome]] = {name: [] for name in (*STEPS.values(), IID, EXACT)}
     for k in tested:
-        null = CohortNull(tuple(scores[other] for other in pool if other != k))
+        nulls = {score: CohortNull(tuple(scores[other][score] for other in pool if other != k)) for score in _RANKED}
         copies = range(1, 2 if context.quick else _PLANTINGS + 1)
         ill = [seen(case) for copy in copies for case in planted(k, copy)]
         for case, made, tissue in (*healthy[k], *ill):
             for name in (*STEPS.values(), IID):
-                judged = judge(case, made, tissue, JUDGES[name], null, seed=context.seed)
+                judged = judge(case, made, tissue, JUDGES[name], nulls[_score(name)], seed=context.seed)
                 results[name].append(outcome(case, judged))
-            exact = judge(case, _exact(case, made), tissue, JUDGES["gates + cohort"], null, seed=context.seed)
+            name = "gates + cohort"
+            exact = judge(case, _exact(case, made), tissue, JUDGES[name], nulls[_score(name)], seed=context.seed)
             results[EXACT].append(outcome(case, exact))
     return {
         "judges": {name: numbers(found, seed=context.seed) for name, found in results.items()},
         "null patients": len([k for k in pool if k != tested[0]]),
-        "null maxima": null_maxima([scores[k] for k in pool]),
+        "null maxima": null_maxima([scores[k][_score("gates + cohort")] for k in pool]),
+        "null maxima, likely": null_maxima([scores[k][_score("gates + cohort, likely")] for k in pool]),
     }
+
+
+def _score(name: str) -> str:
+    """What a way to judge ranks candidates by; where it ranks none, any."""
+    settings = JUDGES[name].settings
+    return next(iter(_RANKED)) if settings is None else settings.scored().score
+
+
+def _scores(scans: Sequence[tuple[R2Case, Proposal, LabelMap]], settings: RejectionSettings) -> npt.NDArray[np.float64]:
+    """The scores of all candidates in the scans of a healthy patient."""
+    found = np.concatenate(
+        [
+            candidate_scores(case.scan, made.labels, tissue, settings, probabilities=made.probabilities)
+            for case, made, tissue in scans
+        ]
+    )
+    return np.asarray(found[np.isfinite(found)])
 
 
 def _exact(case: R2Case, made: Proposal) -> Proposal:

@@ -28,8 +28,8 @@ __all__ = ["NEEDS", "VARIANTS", "Anchoring", "evaluate", "nulls_of", "outcomes_o
 
 NEEDS = (
     *(f"anatrust.studies.r2seg_{m}" for m in ("cases", "models", "judge", "cells", "numbers")),
-    *(f"anatrust.rejection.{m}" for m in ("judge", "nulls", "score", "compact_contrast", "comparison", "tissue")),
-    *(f"anatrust.rejection.{m}" for m in ("correction", "gates")),
+    *(f"anatrust.rejection.{m}" for m in ("judge", "nulls", "score", "compact_contrast", "likely_contrast")),
+    *(f"anatrust.rejection.{m}" for m in ("comparison", "tissue", "correction", "gates")),
     "anatrust.pipeline.propose",
     "anatrust.models.pixel_classifier",
     "anatrust.models.pixel_descriptors",

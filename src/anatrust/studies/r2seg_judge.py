@@ -58,6 +58,10 @@ JUDGES: Mapping[str, Judge] = {
     "gates alone": Judge(_settings(null="cohort"), cohort=True, gates_alone=True),
     "gates + cohort": Judge(_settings(null="cohort"), cohort=True),
     "gates + cohort, level 0.05": Judge(_settings(null="cohort", alpha=0.05), cohort=True),
+    "gates + cohort, likely": Judge(_settings(null="cohort", score="likely-contrast/1"), cohort=True),
+    "gates + cohort, likely, level 0.05": Judge(
+        _settings(null="cohort", score="likely-contrast/1", alpha=0.05), cohort=True
+    ),
     "gates + cohort, trimmed": Judge(_settings(null="cohort", reference="trimmed"), cohort=True),
     "cohort, no gates": Judge(_settings(null="cohort", gates=GateSettings(enabled=False)), cohort=True),
     "iid, as published": Judge(_settings(null="iid", order="published", correction="bh")),
@@ -66,7 +70,8 @@ JUDGES: Mapping[str, Judge] = {
 }
 """The ways to judge, by name; level 0.10 and the tissue as it is, where the name does not say another.
 
-Trimmed tissue is what profiles judge with by default.
+Trimmed tissue is what profiles judge with by default. Candidates are ranked by ``compact-contrast/1``, and where the
+name says likely by ``likely-contrast/1``.
 """
 
 

@@ -65,7 +65,7 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
             limit = allowance(level, judged["healthy"])
             targets.append(
                 {
-                    "what": f"{key}, level {level:.2f}",
+                    "what": f"{key}, {step}",
                     "specificity": specificity,
                     "clear": clear,
                     "reached": None if clear is None or specificity is None else bool(min(clear, specificity) >= 0.9),
@@ -79,12 +79,14 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     funnel, judged = [], []
+    # Results of before there was a second score lack it.
+    asked = {step: name for step, name in STEPS.items() if all(name in f["judges"] for f in result["cells"].values())}
     for key, found in result["cells"].items():
         judges, n = found["judges"], found["null patients"]
         planted = judges["segmenter alone"]["clear count"]
         floor = 1 / (n + 1)
         steps = []
-        for step, name in STEPS.items():
+        for step, name in asked.items():
             share = _value(judges[name], "clear lesions")
             text = "–" if share is None else f"{round(share * planted)}"
             steps.append(f"{text} (undecidable)" if floor > LEVELS.get(step, 1.0) * (1 + 1e-12) else text)
@@ -93,8 +95,8 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         oddest = ", ".join(f"{v:.1f}" for v in found["null maxima"][:3])
         funnel.append([key, str(n), f"{floor:.3f}", str(planted), *steps, drawn, oddest])
         shown = ("clear lesions", "lesions", "specificity", "dice", "false a scan")
-        judged += [[f"{key}: {name}", *row(judges[name], shown)] for name in (*STEPS.values(), IID)]
-    header = ["", "healthy in the null", "smallest p", "clear lesions planted", *STEPS]
+        judged += [[f"{key}: {name}", *row(judges[name], shown)] for name in (*asked.values(), IID)]
+    header = ["", "healthy in the null", "smallest p", "clear lesions planted", *asked]
     header += ["kept at 0.10 if drawn exactly", "scores of the three oddest healthy"]
     return {
         "funnel": markdown_table(header, funnel),

@@ -37,6 +37,7 @@ _STUDIES = {
     "r2seg-planner": "anatrust.studies.r2seg_planner",
     "r2seg-questions": "anatrust.studies.r2seg_questions",
     "r2seg-roc": "anatrust.studies.r2seg_roc",
+    "r2seg-scores": "anatrust.studies.r2seg_scores",
     "r2seg-separability": "anatrust.studies.r2seg_separability",
     "r2seg-steps": "anatrust.studies.r2seg_steps",
     "r2seg-transfer": "anatrust.studies.r2seg_transfer",
