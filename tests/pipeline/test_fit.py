@@ -21,7 +21,7 @@ from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
 from anatrust.pipeline.profile import Profile
 from anatrust.rejection import candidate_scores, reject
-from anatrust.rejection.settings import RejectionSettings
+from anatrust.rejection.settings import GateSettings, RejectionSettings
 
 SHAPE = (40, 36, 20)
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
@@ -306,9 +306,33 @@ def test_a_null_of_probabilities_judges_scans_that_have_them(tmp_path: Path, row
     # A null made from this scan alone needs none.
     other = assess(image, mask, settings=replace(likely, null="placement"), **given)
     assert other.null == "placement"
-    # The other profile judges with probabilities and without.
-    for chances in (None, tmp_path / soft[3]["probabilities"]):
-        assert assess(image, mask, probabilities=chances, **{**given, "profile": plain}).null == "cohort"
+
+
+def test_gates_that_were_asked_of_the_null_alone_are_said(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    soft = _soft(tmp_path, rows)
+    bare, gated = fit(write(tmp_path, rows)), fit(write(tmp_path, soft))
+    gated.save(tmp_path / "gated.profile")
+    open_ = fit(write(tmp_path, soft), settings=RejectionSettings(gates=GateSettings(enabled=False)))
+    said = "passed fewer gates than those they are ranked among"
+    for profile, given, strength in (
+        (bare, False, "exact"),
+        (bare, True, "exact"),
+        (Profile.load(tmp_path / "gated.profile"), False, "approximate"),
+        (gated, True, "exact"),
+        (open_, False, "exact"),
+    ):
+        verdict = assess(
+            tmp_path / rows[3]["image"],
+            tmp_path / rows[3]["mask"],
+            probabilities=tmp_path / soft[3]["probabilities"] if given else None,
+            anatomy=tmp_path / rows[3]["anatomy"],
+            anatomy_names={1: "body"},
+            profile=profile,
+            alpha=0.2,
+        )
+        assert verdict.null == "cohort"
+        assert {s.strength for s in verdict.statements if s.level is not None} == {strength}
+        assert any(said in note for note in verdict.notes) == (strength == "approximate")
 
 
 def test_a_score_of_probabilities_is_not_fitted_without_them(tmp_path: Path, rows: list[dict[str, str]]) -> None:

@@ -132,6 +132,10 @@ def test_a_null_that_cannot_be_tested_is_said(tmp_path: Path) -> None:
     bare = [{k: v for k, v in row.items() if k != "anatomy"} for row in invented(tmp_path, range(30, 33))]
     with pytest.raises(InputError, match="row 2, column anatomy"):
         verify(profile, write(tmp_path, bare))
+    assert profile.rejection is not None
+    likely = replace(profile.rejection, settings=replace(profile.rejection.settings, score="likely-contrast/1"))
+    with pytest.raises(InputError, match="row 2, column probabilities: the cell is empty and the profile's score"):
+        verify(replace(profile, rejection=likely), write(tmp_path, invented(tmp_path, range(30, 33))))
     rows = invented(tmp_path, range(30, 33))
     save(tmp_path / rows[1]["image"], np.full((4, 4, 4), np.nan, dtype=np.float32))
     told: list[str] = []

@@ -96,6 +96,7 @@ def fit_rejection(
         null=CohortNull(tuple(np.concatenate(parts) for parts in patients.values())),
         scans=len(keys),
         anatomy=rows[0].anatomy is not None,
+        probabilities=any(row.probabilities is not None for row in rows),
     )
     return FittedRejection(section, tuple(keys), _not_fitted(cohort, rows, left_out, section))
 

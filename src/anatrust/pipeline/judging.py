@@ -44,6 +44,10 @@ __all__ = [
 _OTHER_MODALITY = "the profile was fitted on {} and this scan is {}: use a profile of the same modality"
 # How far the sentence about each null's p-values holds under the assumption it names.
 _STRENGTH: dict[str, Strength] = {"cohort": "exact", "placement": "exact", "surrogate-max": "approximate"}
+_FEWER_GATES = (
+    "The profile's null was fitted behind gates that look at probabilities, and this scan came without: its candidates "
+    "passed fewer gates than those they are ranked among, so the level is approximate. Give --probabilities."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +211,9 @@ def judge_lesions(
     findings = base.findings
     if case.anatomy is not None:
         findings = (*findings, *anatomy_findings(case.anatomy, "anatomy")[0])
+    # The other way round more gates refuse, and nothing is kept that would not have been.
+    bare = bool(section and section.probabilities) and case.probabilities is None and settings.gates.enabled
+    fewer = bare and result.null == "cohort"
     decision, reasons = decide(findings, result.candidates)
     verdict = replace(
         base,
@@ -214,10 +221,10 @@ def judge_lesions(
         decision=decision,
         reasons=reasons,
         candidates=result.candidates,
-        statements=_statements(result, profile),
+        statements=_statements(result, profile, "approximate" if fewer else _STRENGTH.get(result.null, "none")),
         null=result.null,
         correction=result.correction,
-        notes=result.notes,
+        notes=(*result.notes, _FEWER_GATES) if fewer else result.notes,
     )
     return Judged(verdict, result.kept, result.rejected, result.undecidable)
 
@@ -329,9 +336,8 @@ def _bounds(
     return told, []
 
 
-def _statements(result: Rejection, profile: Profile | None) -> tuple[Statement, ...]:
+def _statements(result: Rejection, profile: Profile | None, strength: Strength) -> tuple[Statement, ...]:
     """Each sentence with its level, where it claims one; the others describe."""
-    strength = _STRENGTH.get(result.null, "none")
     made = [
         Statement(c.text, c.level, "none" if c.level is None else strength, "candidates") for c in result.statements
     ]

@@ -44,12 +44,16 @@ class RejectionSection:
         Scans the scores come from.
     anatomy
         Whether organs were given as normal tissue; a scan is judged likewise.
+    probabilities
+        Whether any of the scans came with the segmenter's probabilities, which gates and some scores look at; None in
+        profiles that do not say.
     """
 
     settings: RejectionSettings
     null: CohortNull
     scans: int
     anatomy: bool
+    probabilities: bool | None = None
 
     def __post_init__(self) -> None:
         # A profile names its score, whatever is the newest when it is read.
@@ -134,6 +138,8 @@ class Profile:
                 "floor": null.floor,
                 "anatomy": section.anatomy,
             }
+            if section.probabilities is not None:
+                sections["rejection"]["probabilities"] = section.probabilities
         if self.sets is not None:
             sections["sets"] = self.sets.to_json()
         if self.gates is not None:
@@ -283,6 +289,7 @@ def _read(document: Mapping[str, Any], arrays: Mapping[str, Mapping[str, npt.NDA
             null=null,
             scans=int(plain["scans"]),
             anatomy=bool(plain["anatomy"]),
+            probabilities=bool(plain["probabilities"]) if "probabilities" in plain else None,
         )
     return Profile(
         segmenter=str(document["segmenter"]),

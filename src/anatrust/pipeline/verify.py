@@ -259,6 +259,11 @@ class _Tester:
                 f"row {row.number}, column anatomy: the profile's cohort null was fitted {have} anatomy and the cell "
                 f"is {cell}; give the anatomy as it was given to fit"
             )
+        if self.null.settings.needs_probabilities and row.probabilities is None:
+            raise InputError(
+                f"row {row.number}, column probabilities: the cell is empty and the profile's score, "
+                f"{self.null.settings.score}, looks at them; give them"
+            )
         return True
 
     def promises(self, rows: Sequence[CohortRow]) -> list[tuple[str, str, float]]:
