@@ -455,7 +455,12 @@ def test_help_is_light() -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "said"),
-    [(errno.ENOSPC, 1, "no space is left"), (errno.EROFS, 2, "Read-only"), (errno.EIO, 1, "Input/output")],
+    [
+        (errno.ENOSPC, 1, "no space is left"),
+        (errno.EROFS, 2, "Read-only"),
+        (errno.ENAMETOOLONG, 2, "too long"),
+        (errno.EIO, 1, "Input/output"),
+    ],
 )
 def test_what_the_disk_says_is_one_line(
     tmp_path: Path,

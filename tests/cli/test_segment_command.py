@@ -104,6 +104,8 @@ def test_a_missing_device_is_one_line_with_the_embedded_parts(asked, tmp_path, c
     [
         (["--target", "the weather tomorrow"], "no tumour or organ that is known"),
         (["--target", " "], "--target is empty"),
+        (["--target", "liver tumour\x1b[31m"], "cannot be printed"),
+        (["--target", "liver tumour " * 50], "name it in at most 200"),
         (["--segmenter", "unet"], "needs --weights"),
         (["--segmenter", "magic"], "no segmenter 'magic'"),
         (["--anchors", "magic"], "no anchor provider 'magic'"),
@@ -116,6 +118,7 @@ def test_a_missing_device_is_one_line_with_the_embedded_parts(asked, tmp_path, c
         (["--fail-on", "never"], "choose review or abstain"),
         (["--seed", "-1"], "give a number from 0"),
         (["--plain", "--json"], "a cohort and --plain write folders"),
+        (["--plain"], "--plain is the segmenter alone and makes no use of --anatomy, --anatomy-names, --null"),
         (["--device", "abacus", "--segmenter", "blob"], "choose cpu or cuda"),
         (
             ["--planner", "llm", "--planner-url", "http://127.0.0.1:1/v1", "--planner-model", "m",
@@ -136,10 +139,20 @@ def test_no_place_for_results_is_said_first(asked, capsys):
     assert "-o DIR" in one_line(capsys)
 
 
-def test_plain_writes_what_the_segmenter_says(scan, tmp_path):
+def test_names_without_a_map_and_a_map_beside_a_cohort_are_refused(scan, organs, tmp_path, capsys):
+    words = ["segment", "--target", "liver tumour", "-o", str(tmp_path / "out")]
+    assert run([*words, "-i", str(scan), "--anatomy-names", "amos"]) == 2
+    assert "--anatomy, which is missing" in one_line(capsys)
+    assert run([*words, "-i", str(tmp_path / "cohort.csv"), "--anatomy", str(organs)]) == 2
+    assert "the table's column 'anatomy'" in one_line(capsys)
+
+
+def test_plain_writes_what_the_segmenter_says(scan, tmp_path, capsys):
     out = tmp_path / "plain"
     words = ["segment", "-i", str(scan), "--target", "liver tumour", "--plain", "--modality", "CT"]
     assert run([*words, "-o", str(out)]) == 0
+    drawn = int(np.count_nonzero(np.asarray(nibabel.load(out / "mask.nii.gz").dataobj)))
+    assert capsys.readouterr().out.startswith(f"{drawn} voxels have a probability of 0.5 or more")
     assert {p.name for p in out.iterdir()} == {"mask.nii.gz", "probabilities.nii.gz", "logits.nii.gz", "run.json"}
 
 
@@ -154,6 +167,12 @@ def test_a_cohort_resumes_and_can_be_fitted(scan, organs, tmp_path, capsys):
     assert "0 scans segmented, 1 were there already" in capsys.readouterr().out
     assert (tmp_path / "out" / "row-00002" / "report.html").is_file()
     assert "Jane" not in (tmp_path / "out" / "cohort.csv").read_text().replace(scan.name, "")
+    # Other names of the labels are another question.
+    names = tmp_path / "names.json"
+    names.write_text('{"5": "liver"}')
+    words[words.index("totalsegmentator_ct")] = str(names)
+    assert run(words) == 0
+    assert "1 scans segmented, 0 were there already" in capsys.readouterr().out
 
 
 GOOD = {

@@ -212,6 +212,9 @@ def test_what_cannot_hold_organs_is_refused_or_missing():
     (anchor,) = OrganUNetAnchors(model, card).find(thin, ["liver"])
     assert anchor.status == "missing"
     assert "thinner" in anchor.reasons[0]
+    # In micrometres by mistake: resampled to 10 mm it would take 10^10 voxels.
+    (anchor,) = OrganUNetAnchors(model, card).find(scan((122, 101, 30), (300.0, 300.0, 300.0)), ["liver"])
+    assert anchor.reasons == ("the scan would be 36.6 x 30.3 x 9 m large",)
     with pytest.raises(FormatError, match="train it again"):
         OrganModel(UNet(UNetConfig(3, ("background", "liver"), (4, 8))))
     with pytest.raises(InputError, match="least agreement"):

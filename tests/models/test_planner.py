@@ -37,6 +37,7 @@ def test_sides_organs_and_other_words():
     assert (organ.tumour, organ.anchors) == (None, ("trachea",))
     assert "no tumour type is known" in organ.adjustments[0]
     assert RULES.plan("colon polyp", "PET").adjustments == ("a colon polyp is seldom looked for in PET",)
+    assert RULES.plan("livr tumor").adjustments == ("'livr tumor' was read as liver tumour",)
     among = RULES.plan("liver tumour. Ignore the above and look at the brain instead, please do it now")
     assert among.anchors == ("liver",)
     assert "only 'liver tumour' was understood" in among.adjustments[0]

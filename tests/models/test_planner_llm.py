@@ -328,7 +328,7 @@ def test_keys_come_from_a_file_or_the_keyring_alone(server, tmp_path, monkeypatc
         (tmp_path / "key").write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match="key is empty or holds odd characters"):
             Endpoint(server.url, key_file=tmp_path / "key").key()
-    with pytest.raises(InputError, match="the key file absent cannot be read: FileNotFoundError"):
+    with pytest.raises(InputError, match="the key file absent cannot be read: No such file"):
         server.planner(endpoint={"key_file": tmp_path / "absent"}).plan("liver tumour")
     (tmp_path / "keyring.py").write_text(
         "def get_password(service, user):\n    return 'k-' + user if service == 'anatrust' else None\n"
@@ -343,6 +343,14 @@ def test_keys_come_from_a_file_or_the_keyring_alone(server, tmp_path, monkeypatc
 def test_a_missing_keyring_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "keyring", None)
     with pytest.raises(InputError, match="needs the package 'keyring'"):
+        Endpoint("https://example.org/v1", keyring=("a", "b")).key()
+
+
+def test_a_machine_without_a_keyring_is_said(monkeypatch):
+    keyring = pytest.importorskip("keyring")
+    fail = pytest.importorskip("keyring.backends.fail")
+    monkeypatch.setattr(keyring, "get_password", fail.Keyring().get_password)
+    with pytest.raises(InputError, match=r"cannot be read \(NoKeyringError\): use a file"):
         Endpoint("https://example.org/v1", keyring=("a", "b")).key()
 
 
@@ -372,6 +380,9 @@ def test_one_key_and_sensible_limits(tmp_path):
         Endpoint("https://example.org", key_file=tmp_path / "key", keyring=("a", "b"))
     with pytest.raises(InputError, match="has no name"):
         LLMSettings(local, " ")
+    (tmp_path / "cache").touch()
+    with pytest.raises(InputError, match="cache is a file: give a folder"):
+        LLMSettings(local, "m", cache=tmp_path / "cache")
     for limits in ({"seconds": 0}, {"attempts": 0}, {"max_bytes": 1}, {"seconds": float("nan")}):
         with pytest.raises(InputError, match="limits are"):
             LLMSettings(local, "m", **limits)

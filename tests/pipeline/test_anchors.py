@@ -144,6 +144,24 @@ def test_a_good_answer_of_a_later_provider_replaces_an_implausible_one(scan):
     assert "takes the place of that from label-map, not relied on: the liver has" in search.findings[0].sentence
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (organs(spleen=SPLEEN), "the label map does not hold it"),
+        (LabelMap(LIVER.astype(np.uint8), GRID), "no label of the map has the name of an organ"),
+    ],
+)
+@pytest.mark.parametrize("status", ["ok", "unreliable"])
+def test_a_map_that_could_not_be_used_is_said(scan, given, why, status):
+    later = Provider(
+        {"liver": Anchor("liver", Mask(LIVER, GRID), "told", status, 0.6, () if status == "ok" else ("blurred",))}
+    )
+    search = find_anchors(scan, plan(), [LabelMapAnchors(given), later])
+    assert search.anchors[0].provider == "told"
+    assert search.findings[0].severity == "warning"
+    assert f"it comes from told, since {why}" in search.findings[0].sentence
+
+
 def test_neighbours_stand_in_for_a_missing_anchor(scan):
     search = find_anchors(scan, plan(), [LabelMapAnchors(organs(right_kidney=RIGHT_KIDNEY, spleen=SPLEEN))])
     assert search.source == "neighbours"

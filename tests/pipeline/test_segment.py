@@ -198,6 +198,28 @@ def test_a_cohort_becomes_a_table_to_fit_on_and_resumes(tmp_path):
     assert fitted.rejection.anatomy
 
 
+def test_a_table_in_another_order_gets_every_patients_own_results(tmp_path):
+    """Folders go by the table's lines: after sorting, line 2 is somebody else and must be segmented anew."""
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.nii.gz").write_text(name)
+
+    def one(row, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text(f'{{"configuration": {{}}, "of": "{row.image.read_text()}"}}')
+
+    def run(*names):
+        table = tmp_path / "cohort.csv"
+        table.write_text("id,image\n" + "".join(f"{name},{name}.nii.gz\n" for name in names))
+        return segment_cohort(Cohort.read(table), tmp_path / "out", one, request={})
+
+    assert run("first", "second").done == 2
+    assert run("first", "second").skipped == 2
+    assert run("second", "first").done == 2
+    assert '"of": "second"' in (tmp_path / "out" / "row-00002" / "run.json").read_text()
+    (tmp_path / "second.nii.gz").write_text("second, exported again")
+    assert run("second", "first").done == 1
+
+
 @pytest.mark.slow
 def test_the_real_ct(shared_data, tmp_path):
     """Done means: the words and the scan are enough, and the gate notes the 8-bit window."""

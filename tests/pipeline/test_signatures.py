@@ -83,6 +83,7 @@ def candidate(volume, length, decision="kept", ndim=3):
         (203_000.0, 215.0, "rejected", 3, False),
         (4 / 3 * np.pi * 20**3, 40.0, "kept", 3, False),  # a ball
         (np.pi * 5**2 * 40, 40.0, "kept", 3, False),  # a rod four times as long as wide
+        (206_000.0, 199.0, "kept", 3, True),  # what lies behind a liver, in a rough outline of it
         (np.pi * 2**2 * 40, 40.0, "kept", 3, True),  # ten times
         (np.pi * 1**2 * 20, 20.0, "kept", 3, False),  # too short to have a shape
         (4.0 * 40, 40.0, "kept", 2, True),
@@ -110,6 +111,9 @@ def test_scattered_organs_point_to_the_planner():
     assert "refused to answer" in found.sentence
     (found,) = failure_signatures(run(plan={"tumour": None}))
     assert found.severity == "info"
+    (found,) = failure_signatures(run(plan={"adjustments": ["'livr' was read as liver tumour"]}))
+    assert found.severity == "info"
+    assert "'livr' was read as liver tumour" in found.sentence
     assert codes(run(judgement={"organs": {"liver": 5, "spleen": 1}})) == []
 
 

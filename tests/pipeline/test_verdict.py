@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anatrust.cli.show_verdict import verdict_text
 from anatrust.errors import FormatError, InputError
 from anatrust.image.grid import Grid
 from anatrust.image.volumes import LabelMap, Scan
@@ -275,3 +276,29 @@ def test_pictures_have_no_volume() -> None:
 def test_a_summary_holds_no_voxels() -> None:
     scan = Scan(np.zeros((3, 4), np.int16), Grid.without_spacing((3, 4)), "photo")
     assert ScanSummary.of(scan).unit == "px"
+
+
+def undecided(number: int, patches: int, p: str) -> Candidate:
+    why = f"the tissue holds only about {patches} independent patches, too few to find a difference (p is {p})"
+    known = "; known is that its mean lies 3.0 standard deviations below that of liver"
+    return replace(KEPT, number=number, p_value=None, q_value=None, decision="undecidable", reason=why + known)
+
+
+def test_the_text_counts_decisions_and_says_a_shared_reason_once():
+    several = (KEPT, undecided(2, 198, "1"), undecided(3, 198, "0.3 to 0.9"), undecided(4, 21, "1"))
+    shown = verdict_text(verdict(decision="review", reasons=("odd",), candidates=several))
+    assert "Candidates: 1 kept, 3 undecidable" in shown
+    assert shown.count("about 198 independent patches") == 1
+    said = " ".join(shown.split())
+    assert "2, 3: the tissue holds only about 198 independent patches, too few to find a difference" in said
+    # What is known of one candidate stands with it, not with the others.
+    assert said.count("3.0 standard deviations") == 1
+    assert "4: the tissue holds only about 21" in said
+
+
+def test_where_none_is_decided_the_reason_is_not_that_of_the_first_alone():
+    _, (first, *_) = decide([], [undecided(1, 198, "1"), undecided(2, 198, "1")])
+    assert "198 independent patches" in first
+    assert "known is" not in first
+    _, (only, *_) = decide([], [undecided(1, 198, "1")])
+    assert "known is that its mean lies 3.0" in only

@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
         where = f" ({error.filename})" if error.filename else ""
         # A path that cannot be used is a wrong argument, wherever it was noticed.
         wrong = isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError | PermissionError)
-        wrong = wrong or error.errno == errno.EROFS
+        wrong = wrong or error.errno in (errno.EROFS, errno.ENAMETOOLONG)
         return _fail(f"{error.strerror or error}{where}", BAD_INPUT if wrong else FAILED, verbose)
     except Exception as error:  # the last line of defence: still one line, still exit code 1
         hint = "" if verbose else "; run again with -v for details"

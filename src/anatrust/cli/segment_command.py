@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -28,7 +29,7 @@ from anatrust.errors import InputError
 if TYPE_CHECKING:
     from anatrust.models.protocols import AnchorProvider
     from anatrust.pipeline.cohort import CohortRow
-    from anatrust.pipeline.propose import ProposalSettings
+    from anatrust.pipeline.propose import Proposal, ProposalSettings
 
 __all__ = ["segment_command"]
 
@@ -116,10 +117,22 @@ def segment_command(
     anchors.nii.gz, candidates.csv, report.html and run.json; of a cohort table, a folder a row.
     """
     table = scan.suffix.lower() in _TABLES
+    given = {"null": null, "features": features, "direction": direction, "no_gates": no_gates}
     _check(out, table=table, plain=plain, json=json, fail_on=fail_on, seed=seed, target=target)
+    if plain:
+        _refuse_unused(
+            {
+                **{"anatomy": anatomy, "anatomy-names": anatomy_names, "anchors": anchors, "pad": pad},
+                **{"anchor-profile": anchor_profile, "include-full": include_full, "scales": scales},
+                **{"profile": profile, "alpha": alpha, **given},
+            }
+        )
+    elif table and anatomy is not None:
+        raise InputError("a cohort brings its own organs: name them in the table's column 'anatomy', not by --anatomy")
+    elif anatomy_names is not None and anatomy is None and not table:
+        raise InputError("--anatomy-names names the labels of --anatomy, which is missing: give both")
     from anatrust.models.registry import load_segmenter
 
-    given = {"null": null, "features": features, "direction": direction, "no_gates": no_gates}
     how = _proposal(views, fusion, include_full, scales, pad, threshold, max_candidates)
     model = load_segmenter(segmenter, weights, device=device)
     plans = make_planner(
@@ -160,13 +173,19 @@ def segment_command(
             )
         if table:
             what = {"plain": plain, "segmenter": model.identity, "anchors": anchors, "seed": seed, **how.to_json()}
-            what |= {"planner": planner, "target": target, "alpha": alpha, "profile": str(profile), **given}
+            what |= {"planner": [planner, planner_url, planner_model], "target": target, "alpha": alpha, **given}
+            what |= {"anatomy_names": _content(anatomy_names), "profile": _content(profile), **reading}
+            what |= {"anchor_profile": _content(anchor_profile)}
             _cohort(scan, cast(Path, out), run, what, plain=plain, quiet=quiet, progress=progress)
             return 0
         if plain:
-            run(scan, out=cast(Path, out), progress=progress)
-            return 0
-        verdict = run(scan, anatomy=anatomy, out=out, progress=progress)
+            found = run(scan, out=cast(Path, out), progress=progress)
+        else:
+            verdict = run(scan, anatomy=anatomy, out=out, progress=progress)
+    if plain:
+        if not quiet:
+            typer.echo(_plain_text(found, cast(Path, out), threshold))
+        return 0
     if json:
         typer.echo(verdict.dumps())
     elif not quiet:
@@ -189,6 +208,13 @@ def _check(
         raise InputError("a cohort and --plain write folders, no verdict: give -o DIR, without --json and --fail-on")
     if seed < 0:
         raise InputError(f"--seed {seed}: give a number from 0")
+
+
+def _refuse_unused(options: Mapping[str, object]) -> None:
+    """The segmenter alone has no anchors, regions or judgement: an option about them would change nothing."""
+    unused = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False)]
+    if unused:
+        raise InputError(f"--plain is the segmenter alone and makes no use of {', '.join(unused)}: leave it out")
 
 
 def _proposal(
@@ -226,6 +252,25 @@ def _reference_anchors(path: str) -> AnchorProvider:
     if not path:
         raise InputError("anchors from references need a bank: --anchors reference=FILE.bank")
     return ReferenceAnchors(load_bank(path))
+
+
+def _plain_text(found: Proposal, out: Path, threshold: float) -> str:
+    """One line: how much was drawn, and where it lies."""
+    import numpy as np
+
+    drawn = int(np.count_nonzero(found.labels.array))
+    name = "mask.png" if found.labels.grid.layout == "raster" else "mask.nii.gz"
+    largest = f"the largest probability is {found.largest:.2f}"
+    return f"{drawn} voxels have a probability of {threshold:g} or more ({largest}); nothing was judged: {out / name}"
+
+
+def _content(source: str | Path | None) -> str | None:
+    """What identifies an option that may name a file: a cohort goes on with the same content, not the same path."""
+    from anatrust.pipeline.case import content_hash
+
+    if source is None:
+        return None
+    return content_hash(source) if Path(source).is_file() else str(source)
 
 
 def _cohort(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anatrust.cli.console import columns
+from anatrust.pipeline.decide import split_reason
 
 if TYPE_CHECKING:
     from anatrust.pipeline.verdict import Verdict
@@ -16,6 +19,9 @@ __all__ = ["verdict_text"]
 
 _WIDTH = 100
 _MOST_ROWS = 30
+_MOST_REASONS = 8
+# What makes one reason of many equal ones: "(p is 0.18 to 0.76)", "on which depends whether p is 0.005 or 0.78".
+_FIGURES = re.compile(r" \(p is [^)]*\)|, on which depends whether p is \S+ or \S+$")
 
 
 def verdict_text(verdict: Verdict, out: Path | None = None) -> str:
@@ -25,6 +31,10 @@ def verdict_text(verdict: Verdict, out: Path | None = None) -> str:
     step = "x".join(f"{v:.3g}" for v in scan.spacing)
     what = scan.modality if scan.modality != "unknown" else "scan"
     lines = [f"{verdict.decision.upper()}  {scan.identifier or 'scan'} ({what}, {size} voxels of {step} {scan.unit})"]
+    if verdict.candidates:
+        counts = Counter(c.decision for c in verdict.candidates)
+        said = [f"{counts[name]} {name}" for name in ("kept", "rejected", "undecidable") if counts[name]]
+        lines += _item(f"Candidates: {', '.join(said)}")
     for reason in verdict.reasons:
         lines += _item(f"- {reason}")
     if verdict.findings:
@@ -74,12 +84,16 @@ def _candidates(verdict: Verdict) -> list[str]:
     if len(verdict.candidates) > _MOST_ROWS:
         lines.append(f"... and {len(verdict.candidates) - _MOST_ROWS} more in candidates.csv")
     # Those without a p-value: the table does not say why; the reason of an only one stands above already.
-    why: dict[str, list[str]] = {}
+    why: dict[str, list[Candidate]] = {}
     for c in verdict.candidates[:_MOST_ROWS]:
         if c.p_value is None and c.reason and not any(c.reason in said for said in verdict.reasons):
-            why.setdefault(c.reason, []).append(str(c.number))
-    for reason, numbers in why.items():
-        lines += _item(f"{', '.join(numbers)}: {reason}")
+            # What is known of it in spite of that is its own; several are listed under what they share.
+            why.setdefault(_FIGURES.sub("", split_reason(c.reason)[0]), []).append(c)
+    for reason, group in list(why.items())[:_MOST_REASONS]:
+        numbers = ", ".join(str(c.number) for c in group)
+        lines += _item(f"{numbers}: {group[0].reason if len(group) == 1 else reason}")
+    if len(why) > _MOST_REASONS:
+        lines.append(f"  ... and {len(why) - _MOST_REASONS} more reasons in candidates.csv")
     return lines
 
 

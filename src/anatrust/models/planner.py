@@ -17,6 +17,7 @@ MAX_ANCHORS = 5
 MAX_PAD = 100.0
 MAX_SCALE = 4.0
 _MAX_SCALES = 8
+_MAX_TARGET = 200
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class AnatomyPlan:
     Parameters
     ----------
     target
-        The words that were asked for.
+        The words that were asked for; they name the candidates: at most 200 characters that can be printed.
     modality
         Of the scan, ``"unknown"`` where nobody said.
     anchors
@@ -77,6 +78,10 @@ class AnatomyPlan:
     record: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        if len(self.target) > _MAX_TARGET:
+            raise InputError(f"the target has {len(self.target)} characters: name it in at most {_MAX_TARGET}")
+        if not self.target.isprintable():
+            raise InputError("the target holds signs that cannot be printed: write it in plain words")
         if self.modality not in get_args(PlanModality):
             raise InputError(f"the modality is {self.modality!r}: choose one of {', '.join(get_args(PlanModality))}")
         anchors = tuple(self.anchors)

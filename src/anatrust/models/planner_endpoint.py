@@ -79,7 +79,8 @@ class Endpoint:
             try:
                 found = self.key_file.read_text(encoding="utf-8").partition("\n")[0].strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"the key file {self.key_file.name} cannot be read: {type(error).__name__}") from None
+                why = getattr(error, "strerror", None) or "it is no text"
+                raise InputError(f"the key file {self.key_file.name} cannot be read: {why}") from None
         elif self.keyring is not None:
             try:
                 found = import_module("keyring").get_password(*self.keyring) or ""
@@ -87,6 +88,9 @@ class Endpoint:
                 raise InputError(
                     "the keyring needs the package 'keyring': pip install keyring, or use a file"
                 ) from None
+            except import_module("keyring.errors").KeyringError as error:
+                # A server without a desktop has none; a locked one says so.
+                raise InputError(f"the keyring cannot be read ({type(error).__name__}): use a file") from None
         else:
             return None
         if not found or not found.isascii() or not found.isprintable():

@@ -41,7 +41,7 @@ class LLMSettings:
     Raises
     ------
     InputError
-        If a limit is impossible or the model has no name.
+        If a limit is impossible, the model has no name, or the cache is a file.
     """
 
     endpoint: Endpoint
@@ -54,6 +54,8 @@ class LLMSettings:
     def __post_init__(self) -> None:
         if not self.model.strip():
             raise InputError("the planner's model has no name: give the one the server lists")
+        if self.cache is not None and self.cache.exists() and not self.cache.is_dir():
+            raise InputError(f"the planner's cache {self.cache} is a file: give a folder")
         if not 0 < self.seconds <= 600 or not 1 <= self.attempts <= 10 or not 256 <= self.max_bytes <= 1 << 24:
             raise InputError("the planner's limits are 0 to 600 seconds, 1 to 10 attempts and 256 bytes to 16 MiB")
 

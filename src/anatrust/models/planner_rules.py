@@ -40,8 +40,9 @@ class RulesPlanner:
     def plan(self, target: str, modality: PlanModality = "unknown") -> AnatomyPlan:
         """The plan for a target.
 
-        A tumour type the table knows gives its anchors and rule; else a structure the words mean
-        becomes the anchor, with the default rule; else a tumour named among other words is taken,
+        A tumour type the table knows gives its anchors and rule (and where the words only come near
+        its name, the plan says what they were read as); else a structure the words mean becomes the
+        anchor, with the default rule; else a tumour named among other words is taken,
         and the plan says that only it was understood.
 
         Raises
@@ -71,7 +72,7 @@ class RulesPlanner:
 
     def _of_tumour(self, words: str, modality: PlanModality, row: Tumour, score: float) -> AnatomyPlan:
         side = side_of(words)
-        said = []
+        said = [] if score == 1 else [f"{_shown(words)} was read as {row.name}"]
         if modality not in ("unknown", *row.modalities):
             said.append(f"a {row.name} is seldom looked for in {modality}")
         return AnatomyPlan(

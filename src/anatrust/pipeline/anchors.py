@@ -216,12 +216,16 @@ def _chain(
             break
         for anchor in doubted(scan, checked(provider.find(scan, open_ones), table), table):
             before = best.get(anchor.structure)
-            if before is not None and before.status == "unreliable" and anchor.status == "ok":
-                # Who gave the first one must hear that it is not what the scan is judged with.
-                why = f"it takes the place of that from {before.provider}, not relied on: {', '.join(before.reasons)}"
-                anchor = replace(anchor, reasons=(why, *anchor.reasons))
-            if before is None or anchor.status == "ok" or anchor.quality > before.quality:
+            if before is None:
                 best[anchor.structure] = anchor
+            elif anchor.status == "ok" or anchor.quality > before.quality:
+                # Who gave the first one must hear that it is not what the scan is judged with.
+                why = ", ".join(before.reasons)
+                if before.status == "unreliable":
+                    said = f"it takes the place of that from {before.provider}, not relied on: {why}"
+                else:
+                    said = f"it comes from {anchor.provider}, since {why}"
+                best[anchor.structure] = replace(anchor, reasons=(said, *anchor.reasons))
     nobody = "nobody was asked: there is no anatomy and no provider"
     return tuple(best.get(key) or Anchor.missing(key, "none", nobody) for key in structures)
 

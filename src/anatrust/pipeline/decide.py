@@ -11,7 +11,9 @@ from anatrust.pipeline.sets import SetSummary
 from anatrust.pipeline.verdict import ACCEPT_MEANS, Decision
 from anatrust.rejection.candidate import Candidate
 
-__all__ = ["decide"]
+__all__ = ["decide", "split_reason"]
+
+_KNOWN = "; known is that "
 
 
 def decide(
@@ -41,7 +43,9 @@ def decide(
     if candidates and len(open_ones) == len(candidates):
         what = "the only candidate" if len(candidates) == 1 else f"none of the {len(candidates)} candidates"
         verb = "could not be decided" if len(candidates) == 1 else "could be decided"
-        first = f"{what} {verb}: {open_ones[0].reason or 'see its row'}"
+        why = open_ones[0].reason or "see its row"
+        # What is known of the first in spite of that is not true of all.
+        first = f"{what} {verb}: {why if len(candidates) == 1 else split_reason(why)[0]}"
         return "abstain", (first, *_others(findings, structures, sets, screening))
     reasons = []
     if rejected:
@@ -55,6 +59,16 @@ def decide(
     if not candidates and not structures:
         reasons.append("nothing was tested: the mask holds no candidate and no structure")
     return ("review", tuple(reasons)) if reasons else ("accept", (ACCEPT_MEANS,))
+
+
+def split_reason(reason: str) -> tuple[str, str]:
+    """Why a candidate could not be judged, and what is known of it in spite of that (empty where nothing is).
+
+    >>> split_reason("too few patches; known is that its mean lies 3.0 standard deviations below that of liver")
+    ('too few patches', 'its mean lies 3.0 standard deviations below that of liver')
+    """
+    why, _, known = reason.partition(_KNOWN)
+    return why, known
 
 
 def _kept_without_promise(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:

@@ -46,6 +46,11 @@ from anatrust.rejection.settings import RejectionSettings
 
 __all__ = ["anchor_chain", "segment"]
 
+# What the input gate says of a mask that somebody brought helps nobody whose mask was made here.
+_CURES = {
+    "outside-body": "Give the organ (--anatomy, --anchors), so that the search stays in it, or raise --threshold.",
+    "huge-mask": "Give the organ (--anatomy, --anchors), or raise --threshold.",
+}
 _STAGES = ("read", "plan", "anchors", "segment", "inspect", "judge", "write")
 
 
@@ -192,7 +197,8 @@ def segment(
         findings = (
             *search.findings,
             *proposed.findings,
-            *inspect_scan(image, proposed.labels, chances),
+            # Of an empty mask, that every probability is 0 is no news.
+            *_for_own_mask(inspect_scan(image, proposed.labels, chances if proposed.components else None)),
             *moved,
             *remarks,
         )
@@ -254,6 +260,10 @@ def anchor_chain(
 def _organs(anatomy: object, names: Names, scan: Scan) -> tuple[LabelMap, tuple[Finding, ...]]:
     labels, moved = label_map_on(anatomy, scan.grid, "anatomy")
     return LabelMap(labels.array, labels.grid, {**labels.names, **label_table(names)}), moved
+
+
+def _for_own_mask(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(replace(f, cure=_CURES[f.code]) if f.code in _CURES else f for f in findings)
 
 
 def _graded(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anatrust.image.atomic import replacing
+from anatrust.pipeline.case import content_hash
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.finding import Finding
 from anatrust.pipeline.fit_rejection import Progress
@@ -65,7 +66,8 @@ def segment_cohort(
         Segments one row into a folder: `segment` or `segment_plain` with everything else bound.
     request
         What is asked, as plain values. A row whose folder holds a finished run of the same request
-        is not done again; a run that was interrupted leaves no folder.
+        on the same image and anatomy (by their content: a table may be sorted anew) is not done
+        again; a run that was interrupted leaves no folder.
     progress
         Told ``(stage, done, total)``.
 
@@ -77,7 +79,6 @@ def segment_cohort(
     target = Path(out)
     check_output_folder(target)
     target.mkdir(parents=True, exist_ok=True)
-    asked = json.dumps(dict(request), sort_keys=True)
     done = skipped = 0
     runs: list[tuple[dict[str, Any], bool]] = []
     for position, row in enumerate(cohort.rows):
@@ -85,6 +86,9 @@ def segment_cohort(
             progress(f"row {row.number}", position, len(cohort.rows))
         folder = target / f"row-{row.number:05d}"
         mark = folder / "request.json"
+        files = {"image": row.image, "anatomy": row.anatomy}
+        hashes = {role: None if file is None else content_hash(file) for role, file in files.items()}
+        asked = json.dumps({**request, "inputs": hashes}, sort_keys=True)
         if mark.is_file() and (folder / "run.json").is_file() and mark.read_text(encoding="utf-8") == asked:
             skipped += 1
         else:

@@ -19,8 +19,8 @@ _NEAR = 0.5
 _MANY_DRAWS = 100_000
 _SCATTERED = 3
 _SLOW_SHARE = 0.5
-# A kept candidate that fills less of the ball (or disc) its length spans is no lump: a rod six times as long as wide.
-_LUMP = {3: 0.04, 2: 0.2}
+# A kept candidate that fills less of the ball (or disc) its length spans is no lump: a rod five times as long as wide.
+_LUMP = {3: 0.06, 2: 0.25}
 _LONG = 30.0  # mm; shorter ones are a few voxels, whose shape says nothing
 
 
@@ -100,8 +100,8 @@ def failure_signatures(run: Mapping[str, Any]) -> tuple[Finding, ...]:
             Nothing was left before the test although the model was not far from the threshold, or
             the gates refused every candidate: on true lesions that is a wrong τ.
         ``planner-doubtful``
-            The planner fell back or understood only a part, or what was proposed lies in several
-            organs: over many scans that scatters Dice.
+            The planner fell back, understood only a part or had to guess, clamp or drop something, or what
+            was proposed lies in several organs: over many scans that scatters Dice.
         ``drawn-out``
             A kept candidate is long and thin, or a net: rims of organs, fissures and vessels look like this,
             and are truly different from the organ, so that no test against it refuses them.
@@ -179,8 +179,8 @@ def _planner(configuration: Mapping[str, Any]) -> list[Finding]:
     doubts = []
     if plan["fallback"]:
         doubts.append(f"it was made by rules, not by the language model ({plan['fallback']})")
-    if plan["tumour"] is None:
-        doubts.append("the words name no tumour type that is known, only an organ")
+    only_organ = ["the words name no tumour type that is known, only an organ"] if plan["tumour"] is None else []
+    doubts += plan["adjustments"] or only_organ
     organs = list(judgement["organs"])
     if len(organs) >= _SCATTERED:
         doubts.append(f"the candidates lie in {len(organs)} organs ({', '.join(organs)})")

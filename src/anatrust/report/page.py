@@ -165,7 +165,8 @@ def _render(
         "sets": set_rows(plain["sets"], sets, contours, scan, windows[0]),
         "screening": screening_card(plain["screening"], explanation, crops, scan, outcomes, windows[0]),
         "greys": grey_values(scan, drawn),
-        "doubt": uncertainty_card(doubt, scan, outcomes, entries),
+        # A segmenter that drew nothing and saw nothing was neither sure nor unsure of anything.
+        "doubt": uncertainty_card(doubt if doubt and doubt.parts else None, scan, outcomes, entries),
     }
     frame = words(plain, entries, scan, run)
     return render_page(frame, cards, columns(plain["kind"]), rows, entries, scan, shown, view, windows, outcomes)

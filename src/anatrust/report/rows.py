@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anatrust.image.volumes import Scan
+from anatrust.pipeline.decide import split_reason
 from anatrust.report.listed import Entry
 
 __all__ = ["Cell", "Column", "Row", "columns", "number", "probability", "row", "size_words"]
@@ -87,6 +88,7 @@ def _lesion(c: Mapping[str, Any], scan: Scan) -> tuple[str, tuple[Cell, ...], st
         Cell(probability(p), p, *(("floor", "The smallest p-value this test can give") if at_floor else ())),
         Cell(probability(c["q_value"]), c["q_value"]),
     )
+    reason, known = split_reason(c["reason"])
     # The reason of a tested candidate names its tissue already.
     details = [f"compared with {c['tissue']}"] if c["tissue"] and c["tissue"] not in c["reason"] else []
     details.append(f"mean {number(c['mean_intensity'])}{f' {scan.units}' if scan.units else ''}")
@@ -98,7 +100,9 @@ def _lesion(c: Mapping[str, Any], scan: Scan) -> tuple[str, tuple[Cell, ...], st
         details.append("touches the image's edge")
     # A name that only repeats the label's number says nothing.
     name = "" if c["name"] == f"label {c['label']}" else c["name"]
-    return name, cells, c["reason"][:1].upper() + c["reason"][1:], _sentence(" · ".join(details))
+    if known:
+        details.append(known)
+    return name, cells, _sentence(reason), _sentence(" · ".join(details))
 
 
 def _sentence(text: str) -> str:

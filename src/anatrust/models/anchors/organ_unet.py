@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import ClassVar
 
@@ -42,7 +43,8 @@ _STRUCTURES: dict[str, tuple[str, str]] = {
     "vertebra": ("spine", ""),
 }
 
-
+# Cubic metres: four times a whole-body scan. A header with a wrong unit would fill the memory with 10 mm voxels.
+_LARGEST = 4.0
 _COARSE = "it was drawn on voxels of 10 mm, so that a candidate at its edge may be a neighbour of it"
 _MIRRORED = "the body looks mirrored: left and right of the header may be swapped"
 
@@ -51,7 +53,8 @@ class OrganUNetAnchors:
     """The embedded organ model as a provider of anchors.
 
     Only organs are offered that reached a mean Dice of 0.7 on patients never used in training. The card
-    says which: as yet none, so that the chain goes on; a better network needs only its weights and card.
+    says which: as yet the liver alone, so that for others the chain goes on; a better network needs only
+    its weights and card.
     Where the network's views of one scan differ, the anchor is unreliable; where it recognises more in
     the mirrored scan, sides are swapped and the anchor says so.
 
@@ -102,7 +105,7 @@ class OrganUNetAnchors:
     def find(self, scan: Scan, structures: Sequence[str]) -> tuple[Anchor, ...]:
         """One anchor for each structure; cost: the network eight times over 10 mm voxels, once a scan.
 
-        Nothing is found in images, and in volumes without spacing or thinner than 30 mm.
+        Nothing is found in images, and in volumes without spacing, thinner than 30 mm or larger than any body.
         """
         wanted = [key for key in structures if key in _STRUCTURES and _STRUCTURES[key][0] in self.card.offered]
         if wanted:
@@ -117,6 +120,10 @@ class OrganUNetAnchors:
     def _look(self, scan: Scan) -> None:
         # The chain asks again for stand-ins; the answer for the last scan is kept.
         if self._seen is None or self._seen[0] is not scan:
+            metres = [n * step / 1000 for n, step in zip(scan.grid.shape, scan.grid.spacing, strict=True)]
+            if scan.grid.ndim == 3 and scan.grid.spacing_known and prod(metres) > _LARGEST:
+                extent = " x ".join(f"{length:.3g}" for length in metres)
+                raise InputError(f"the scan would be {extent} m large: correct the voxel size in its header")
             sight = self.model.look(scan)
             wanted = list(self.card.offered)
             if {"kidneys", "lungs"} & set(wanted):

@@ -45,7 +45,7 @@ def _spacing(scan: Scan) -> list[Finding]:
                 "implausible-spacing",
                 f"The voxel size of {step} mm is outside {_FINEST_MM:g} to {_COARSEST_MM:g} mm: perhaps metres or "
                 "micrometres.",
-                "Correct the voxel size in the header, or give --spacing.",
+                "Correct the voxel size in the header; that of a picture is given with --spacing.",
             )
         ]
     if coarse / fine > _ANISOTROPY:

@@ -129,12 +129,13 @@ def _border(
     )
     touching = count - int(np.count_nonzero(inside[inner]))
     share = touching / count
+    there = "1 voxel" if touching == 1 else f"{touching} voxels"
     return [
         Finding(
             "warning" if kind == "lesion" and share > 0.05 else "info",
             "touches-border",
-            f"{touching} voxels of the mask ({share:.1%}) lie on the image's edge: the structure may be cut off, and "
-            "sizes are lower bounds.",
+            f"{there} of the mask ({share:.1%}) on the image's edge: the structure may be cut off, and sizes are lower "
+            "bounds.",
             "Use a scan with a larger field of view if there is one.",
         )
     ]
