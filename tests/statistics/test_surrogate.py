@@ -327,7 +327,7 @@ def test_results_depend_on_neither_order_nor_cropping_nor_threads(monkeypatch, r
     first = surrogate_max_test(image, tissue, candidates, n_surrogates=39, seed=9)
     assert surrogate_max_test(image, tissue, candidates[::-1], n_surrogates=39, seed=9) == first[::-1]
     monkeypatch.setattr(surrogate, "_THREADS", 1)
-    monkeypatch.setattr(surrogate, "LANES", 2)
+    monkeypatch.setattr(surrogate, "_AT_A_TIME", 1)
     crop = (slice(3, -4), slice(5, -2))
     again = surrogate_max_test(image[crop], tissue[crop], [c[crop] for c in candidates], n_surrogates=39, seed=9)
     assert again == first
@@ -406,23 +406,58 @@ def test_contrasts_grow_fastest_in_smooth_fields(rng: np.random.Generator) -> No
 
 
 def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) -> None:
-    values, where = rng.standard_normal((3, 60)).astype(np.float32), rng.random((60, 2))
+    values, where, weight = (
+        rng.standard_normal((3, 60)).astype(np.float32),
+        rng.random((60, 2)),
+        np.ones(60, np.float32),
+    )
+    flat, alone = np.zeros((3, 1), dtype=np.float32), (np.zeros(60, dtype=np.uint32), np.empty((0, 2), dtype=np.int64))
     for shares in (np.array([0.0]), SHARES, np.array([0.0, 0.4, 1.0])):
-        search = (values, np.stack([values.max(axis=1), values.min(axis=1)]), 1, np.arange(0, 60, 2), where, shares)
+        search = (values, flat, *alone, weight, 1, np.arange(0, 60, 2), where, shares)
         compiled = scan_statistic.extremes(*search)
-        assert np.allclose(compiled, scan_statistic.extremes.py_func(*search), rtol=1e-4)
+        assert np.allclose(compiled, scan_statistic.extremes.py_func(*search), rtol=1e-12)
     assert (compiled[:, 2] == 0.0).all()  # nothing is left to compare with
+    middles, spreads = np.transpose([scan_statistic.deciles(own, 1) for own in values])
+    assert np.allclose(compiled[:, 0, 0], (values.max(axis=1) - middles) / spreads)
+    assert np.allclose(compiled[:, 0, 1], (middles - values.min(axis=1)) / spreads)
     around, weight = rng.integers(20, size=60), rng.random(60).astype(np.float32)
-    contrasts = scan_statistic.contrasted(values, values[:, :20], around, weight)
-    assert np.array_equal(contrasts, (values - values[:, around]) * weight)
-    assert np.array_equal(contrasts, scan_statistic.contrasted.py_func(values, values[:, :20], around, weight))
+    around[10:30] = np.arange(20)
+    for stretches in (np.empty((0, 2), dtype=np.int64), np.array([*([i, 1] for i in range(10)), [10, 20]])):
+        reach = slice(0, 60 if not len(stretches) else 30)
+        search = (values[:, reach], values[:, :20], around[reach].astype(np.uint32), stretches, weight[reach])
+        contrasts = scan_statistic.contrasted(*search)
+        assert np.array_equal(contrasts, (values - values[:, around])[:, reach] * weight[reach])
+        assert np.array_equal(contrasts, scan_statistic.contrasted.py_func(*search))
+        again = np.zeros_like(contrasts[0])
+        scan_statistic.contrast.py_func(search[0][0], search[1][0], *search[2:], again)
+        assert np.array_equal(contrasts[0], again)
     for values in (rng.standard_normal(10_000).astype(np.float32), np.ones(50, dtype=np.float32)):
+        assert scan_statistic.ends(values) == (values.min(), values.max())
+        assert scan_statistic.ends.py_func(values) == (values.min(), values.max())
         for step in (1, 3):
             middle, spread = scan_statistic.deciles(values, step)
             assert (middle, spread) == pytest.approx(scan_statistic.deciles.py_func(values, step), rel=1e-4)
             low, centre, high = np.quantile(values[::step], (0.1, 0.5, 0.9))
             assert middle == pytest.approx(centre, abs=0.01)
             assert spread == pytest.approx((high - low) / 2, abs=0.01)
+
+
+def test_grades_are_those_of_exact_quotients(rng: np.random.Generator) -> None:
+    # Products take the place of quotients; whole numbers, as of images, lie exactly on the edges of grades.
+    for values in (
+        *(rng.integers(0, top, 3000).astype(np.float32) for top in (3, 64, 512, 513, 1000)),
+        *(np.float32(rng.random()) * rng.integers(0, 777, 3000).astype(np.float32) for _ in range(20)),
+        rng.standard_normal(3000).astype(np.float32) * np.float32(1e-30),
+    ):
+        lowest, width = float(values.min()), float(np.ptp(values)) / 512
+        counts = np.bincount(((values - values.min()).astype(np.float64) / width).astype(int), minlength=513)
+        before = np.cumsum(counts) - counts
+        found = []
+        for rank in (0.1, 0.5, 0.9):
+            grade = int(np.flatnonzero(before + counts > rank * values.size)[0])
+            found.append(lowest + width * (grade + (rank * values.size - before[grade]) / counts[grade]))
+        wanted = (found[1], max((found[2] - found[0]) / 2, 1e-9))
+        assert scan_statistic.deciles(values, 1) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_no_candidate_is_odder_than_the_oddest_place(rng: np.random.Generator) -> None:

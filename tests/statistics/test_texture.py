@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import scipy.fft
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from scipy.stats import kstest, norm
 
 from anatrust.errors import InputError
 from anatrust.statistics import ball_scan
 from anatrust.statistics.ball_scan import BallScan, block_sums, halve
 from anatrust.statistics.tail_scores import tail_scores
-from anatrust.statistics.texture import _NORMAL, LongTexture, fit_texture, normal_scores, ranked, shaped_noise
+from anatrust.statistics.texture import _NORMAL, LongTexture, fit_texture, normal_scores, ranked, rungs, shaped_noise
 
 
 def disc(shape: tuple[int, ...], radius: float) -> np.ndarray:
@@ -57,7 +58,9 @@ def test_ranks_by_counting_are_those_by_sorting(rng: np.random.Generator) -> Non
         expected = np.empty_like(few)
         expected[np.argsort(few, kind="stable")] = ladder
         got, mirrored = ranked(np.stack([few, -few]), ladder)
-        assert np.allclose(got, ranked.py_func(few[None], ladder), atol=0.02)
+        ends = few[None].min(axis=1), few[None].max(axis=1)
+        # Compiled code may round a product and a sum at once: a rung's difference.
+        assert np.allclose(got, rungs.py_func(few[None], *ends, ladder)[0], atol=0.02)
         if np.ptp(few):
             assert np.abs(got - expected).max() < 0.1
             assert got[few.argmax()] == ladder[-1]
@@ -325,27 +328,42 @@ def test_fields_are_those_of_the_plain_inverse_transform(rng: np.random.Generato
 
 def test_compiled_sums_equal_their_python_source(rng: np.random.Generator) -> None:
     values, share = rng.random((3, 4)).astype(np.float32), np.array([1, 1, 0.5, 1], dtype=np.float32)
-    rows = np.array([5, 6, 7, 9])
-    lanes = ball_scan.side_by_side(values, share, rows, 12)
-    assert np.array_equal(lanes, ball_scan.side_by_side.py_func(values, share, rows, 12))
-    assert np.array_equal(lanes[rows, :3], (values * share).T)
-    assert np.count_nonzero(lanes) == values.size
-    for children in (np.array([[5, 6], [7, 0]]), np.array([[5, 6, 7, 0], [9, 0, 0, 0]])):
-        search = (lanes, children, np.array([1, 3]), 4)
+    slots = np.array([5, 6, 7, 9], dtype=np.uint32)
+    fields = ball_scan.spread_out(values, share, slots, 12)
+    assert np.array_equal(fields, ball_scan.spread_out.py_func(values, share, slots, 12))
+    assert np.array_equal(fields[:, slots], values * share)
+    assert np.count_nonzero(fields) == values.size
+    two = np.array([[5, 6], [7, 0]])
+    for children in (two, np.array([[5, 6, 7, 0], [9, 0, 0, 0]]), np.concatenate([two, two[::-1], two, two], axis=1)):
+        search = (fields, children.astype(np.uint32), np.array([1, 3], dtype=np.uint32), 4)
         halved = ball_scan.merged(*search)
         assert np.array_equal(halved, ball_scan.merged.py_func(*search))
-        assert np.allclose(halved[[1, 3]], lanes[children].mean(axis=1))
-        assert not halved[[0, 2]].any()
-    # Two stretches of centres, balls of one and of three voxels; the last ball is not wanted.
-    numbers = np.array([[0, 1, 2], [0, 1, -1]], dtype=np.int32)
-    runs, shells, ends = np.array([[5, 2], [9, 1]]), np.array([0, -1, 1]), np.array([1, 3])
-    weights = np.array([1, 1, 1, 0.5, 0.25], dtype=np.float32)
-    search = (lanes, 3, runs, shells, ends, numbers, np.array([3, 2]), weights)
+        assert np.allclose(halved[:, [1, 3]], fields[:, children].mean(axis=2))
+        assert not halved[:, [0, 2]].any()
+    # Two tiles of centres, balls of one, of three and of seven voxels; the last ball of three is not wanted.
+    tiles, ends = np.array([[5, 7], [9, 10]]), np.array([1, 3, 7])
+    shells = np.array([0, -1, 1, -3, -2, 2, -4])
+    stretches, limits = np.array([[5, 2], [9, 1], [5, 2], [5, 1], [9, 1]]), np.array([0, 2, 3, 5])
+    weights = np.array([1, 1, 1, 0.5, 0.25, 1, 1], dtype=np.float32)
+    search = (fields, tiles, shells, ends, stretches, limits, np.array([3, 2, 2]), weights)
     means = ball_scan.ball_means(*search)
     assert np.array_equal(means, ball_scan.ball_means.py_func(*search))
-    assert np.array_equal(means[:9].reshape(3, 3), lanes[[5, 6, 9], :3].T)
-    wanted = np.stack([lanes[4:7, :3].sum(axis=0) * 0.5, lanes[5:8, :3].sum(axis=0) * 0.25], axis=1)
-    assert np.allclose(means[9:].reshape(3, 2), wanted)
+    assert np.array_equal(means[:9].reshape(3, 3), fields[:, [5, 6, 9]])
+    wanted = np.stack([fields[:, 4:7].sum(axis=1) * 0.5, fields[:, 5:8].sum(axis=1) * 0.25], axis=1)
+    assert np.allclose(means[9:15].reshape(3, 2), wanted)
+    assert np.allclose(means[15:].reshape(3, 2), [[own[c + shells].sum() for c in (5, 9)] for own in fields])
+
+
+def test_surroundings_are_those_a_search_tree_finds(rng: np.random.Generator) -> None:
+    # To the last bit: layouts decide weights, and weights decide p-values.
+    for shape, spacing in (((61, 70), (0.7, 0.9)), ((24, 26, 13), (0.85, 0.85, 2.5)), ((40, 9, 30), (1.0, 3.0, 1.1))):
+        scan = BallScan((rng.random(shape) > 0.25).astype(np.float32), spacing)
+        for measure in scan.measures:
+            if measure.wider is not None:
+                own, outer = scan.scales[measure.scale], scan.scales[measure.wider]
+                away, around = cKDTree(outer.positions).query(own.positions)
+                assert np.array_equal(measure.around, around)
+                assert np.array_equal(measure.layout[:, 2], away / outer.radius)
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.7, 1.7, 5.0), (1.0, 1.0, 1.6)])

@@ -2,105 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LANES", "BallScan", "Measure", "Scale", "block_sums"]
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
+__all__ = ["BallScan", "Measure", "Scale", "block_sums"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+# Unsigned, so that compiled code need not ask whether an index counts from the end.
+SlotArray = npt.NDArray[np.uint32]
 
 # Radii of a level in its voxels; the next level halves the resolution and takes the larger ones again.
 _FIRST_RADII: tuple[float, ...] = (0.0, 1.0, 1.42, 2.0, 2.83)
 _LATER_RADII: tuple[float, ...] = (2.0, 2.83)
 # A ball's surroundings are the balls of the scales so much further on, 1.41 and twice as wide.
 _NEAR, _FAR = 1, 2
-# Fields are summed so many at a time, side by side in memory: a run of neighbours is then one long stretch.
-LANES = 16
+# A field is summed in tiles, stretches of its memory that stay in the cache: up to this many voxels, and cut where so
+# many between two lines belong to no tissue.
+_TILE, _GAP = 4096, 64
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def side_by_side(values: FloatArray, share: FloatArray, rows: IntArray, size: int) -> FloatArray:
-    """Fields ``(n, voxels)`` times the share of each voxel, as ``(size, LANES)`` with each voxel in its row."""
-    lanes = np.zeros((size, LANES), dtype=np.float32)
-    for i in range(rows.size):
-        for field in range(values.shape[0]):
-            lanes[rows[i], field] = values[field, i] * share[i]
-    return lanes
+def spread_out(values: FloatArray, share: FloatArray, slots: SlotArray, size: int) -> FloatArray:
+    """Fields ``(n, voxels)`` times the share of each voxel, as ``(n, size)`` with each voxel in its slot; else 0."""
+    fields = np.zeros((values.shape[0], size), dtype=np.float32)
+    for row in range(values.shape[0]):
+        own, field = values[row], fields[row]
+        for i in range(slots.size):
+            field[slots[i]] = own[i] * share[i]
+    return fields
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def merged(lanes: FloatArray, children: IntArray, rows: IntArray, size: int) -> FloatArray:
-    """Means of 2, 4 or 8 children each, summed in pairs, as ``(size, LANES)``."""
-    found = np.zeros((size, LANES), dtype=np.float32)
-    part = np.empty((children.shape[1], LANES), dtype=np.float32)
+def merged(fields: FloatArray, children: SlotArray, slots: SlotArray, size: int) -> FloatArray:
+    """Means of 2, 4 or 8 children each ``(voxels, children)``, summed in pairs, as ``(n, size)``."""
+    coarse = np.zeros((fields.shape[0], size), dtype=np.float32)
     scale = np.float32(1.0 / children.shape[1])
-    for i in range(rows.size):
-        for child in range(children.shape[1]):
-            for lane in range(LANES):
-                part[child, lane] = lanes[children[i, child], lane]
-        count = children.shape[1] // 2
-        while count:
-            for pair in range(count):
-                for lane in range(LANES):
-                    part[pair, lane] = part[2 * pair, lane] + part[2 * pair + 1, lane]
-            count //= 2
-        for lane in range(LANES):
-            found[rows[i], lane] = part[0, lane] * scale
-    return found
+    for row in range(fields.shape[0]):
+        fine, own = fields[row], coarse[row]
+        if children.shape[1] == 2:
+            for i in range(slots.size):
+                own[slots[i]] = (fine[children[i, 0]] + fine[children[i, 1]]) * scale
+        else:
+            for i in range(slots.size):
+                total = (fine[children[i, 0]] + fine[children[i, 1]]) + (fine[children[i, 2]] + fine[children[i, 3]])
+                if children.shape[1] == 8:
+                    more = (fine[children[i, 4]] + fine[children[i, 5]]) + (fine[children[i, 6]] + fine[children[i, 7]])
+                    total = total + more
+                own[slots[i]] = total * scale
+    return coarse
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def ball_means(
-    lanes: FloatArray,
-    n: int,
-    runs: IntArray,
+    fields: FloatArray,
+    tiles: IntArray,
     shells: IntArray,
     ends: IntArray,
-    numbers: npt.NDArray[np.int32],
+    stretches: IntArray,
+    limits: IntArray,
     counts: IntArray,
     weights: FloatArray,
 ) -> FloatArray:
     """Weighted sums over nested balls around their centres, for each ball ``(n, places)``, one after the other.
 
-    `runs` are the first row and the length of each stretch of centres, `shells[: ends[b]]` the rows of ball b
-    relative to its centre: each ball is the one before it and a shell. `numbers[b, c]` is the place of ball b around
-    centre c, -1 where it is not wanted; `counts` are the numbers of places, `weights` those of all, ball by ball.
+    `tiles` are the first slot of each tile and one past its last, `shells[: ends[b]]` the slots of ball b relative to
+    its centre: each ball is the one before it and a shell. Its places are the slots in
+    ``stretches[limits[b] : limits[b + 1]]``, first slot and length, each within a tile; `counts` are the numbers of
+    places, `weights` those of all, ball by ball.
     """
+    n = fields.shape[0]
     means = np.empty(weights.size * n, dtype=np.float32)
-    flat = lanes.reshape(-1)
     longest = 0
-    for run in range(runs.shape[0]):
-        longest = max(longest, runs[run, 1])
-    total = np.empty(LANES * longest, dtype=np.float32)
+    for tile in range(tiles.shape[0]):
+        longest = max(longest, tiles[tile, 1] - tiles[tile, 0])
+    total = np.empty(longest, dtype=np.float32)
     before = np.cumsum(counts) - counts
-    centre = 0
-    for run in range(runs.shape[0]):
-        start, length = runs[run]
-        own = total[: length * LANES]
-        own[:] = 0.0
-        first = 0
-        for ball in range(ends.size):
-            for k in range(first, ends[ball]):
-                at = (start + shells[k]) * LANES
-                part = flat[at : at + own.size]
-                for i in range(own.size):
-                    own[i] += part[i]
-            first = ends[ball]
-            for i in range(length):
-                place = numbers[ball, centre + i]
-                if place >= 0:
-                    weight, slot = weights[before[ball] + place], before[ball] * n + place
-                    for field in range(n):
-                        means[slot] = own[i * LANES + field] * weight
-                        slot += counts[ball]
-        centre += length
+    for row in range(n):
+        field = fields[row]
+        # Of each ball: the stretch that comes next, and the number of its first place.
+        following, place = limits[:-1].copy(), np.zeros(ends.size, dtype=np.int64)
+        for tile in range(tiles.shape[0]):
+            start, stop = tiles[tile]
+            own = total[: stop - start]
+            own[:] = 0.0
+            k = 0
+            for ball in range(ends.size):
+                # Four at a time, so that the sums need not be fetched and put back for each; in the same order.
+                while k + 4 <= ends[ball]:
+                    first = field[start + shells[k] : stop + shells[k]]
+                    second = field[start + shells[k + 1] : stop + shells[k + 1]]
+                    third = field[start + shells[k + 2] : stop + shells[k + 2]]
+                    fourth = field[start + shells[k + 3] : stop + shells[k + 3]]
+                    for i in range(own.size):
+                        own[i] = own[i] + first[i] + second[i] + third[i] + fourth[i]
+                    k += 4
+                while k < ends[ball]:
+                    first = field[start + shells[k] : stop + shells[k]]
+                    for i in range(own.size):
+                        own[i] += first[i]
+                    k += 1
+                stretch = following[ball]
+                while stretch < limits[ball + 1] and stretches[stretch, 0] < stop:
+                    offset, length = stretches[stretch, 0] - start, stretches[stretch, 1]
+                    slot = before[ball] * n + row * counts[ball] + place[ball]
+                    weight = weights[before[ball] + place[ball] : before[ball] + place[ball] + length]
+                    found, sums = means[slot : slot + length], own[offset : offset + length]
+                    for i in range(length):
+                        found[i] = sums[i] * weight[i]
+                    place[ball] += length
+                    stretch += 1
+                following[ball] = stretch
     return means
 
 
@@ -154,22 +176,23 @@ class Measure:
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """One resolution of the pyramid, each of its voxels in a row of its own, and the balls whose means are taken on it.
+    """One resolution of the pyramid, each voxel in a slot of its own, and the balls whose means are taken on it.
 
     Attributes
     ----------
     size
-        Rows, with those of the empty voxels around the tissue; row 0 is always empty.
-    rows
+        Slots, with those of the empty voxels around the tissue; slot 0 is always empty.
+    slots
         Of the voxels that hold tissue.
     children
-        ``(len(rows), 2, 4 or 8)`` rows of what they were on the level before; empty on the first.
-    runs
-        ``(n, 2)`` first row and length of each stretch of voxels at least half of which is tissue: the centres.
+        ``(len(slots), 2, 4 or 8)`` slots of what they were on the level before; empty on the first.
+    tiles
+        ``(n, 2)`` first slot of each stretch of memory that is summed at a time, and one past its last.
     shells, ends
-        Rows of the balls relative to their centre: `shells[: ends[b]]`.
-    numbers
-        ``(balls, centres)`` number of the place of each ball; -1 where too little of it is tissue.
+        Slots of the balls relative to their centre: `shells[: ends[b]]`.
+    stretches, limits
+        ``(n, 2)`` first slot and length of each stretch of centres: ``stretches[limits[b] : limits[b + 1]]`` are the
+        places of ball b.
     counts
         Places of each ball.
     weights
@@ -177,19 +200,54 @@ class _Level:
     """
 
     size: int
-    rows: IntArray
-    children: IntArray
-    runs: IntArray
+    slots: SlotArray
+    children: SlotArray
+    tiles: IntArray
     shells: IntArray
     ends: IntArray
-    numbers: npt.NDArray[np.int32]
+    stretches: IntArray
+    limits: IntArray
     counts: IntArray
     weights: FloatArray
 
-    def means(self, lanes: FloatArray, n: int) -> list[FloatArray]:
-        """Means of n fields over the balls of each radius, ``(n, places)`` each."""
-        found = ball_means(lanes, n, self.runs, self.shells, self.ends, self.numbers, self.counts, self.weights)
-        return [own.reshape(n, -1) for own in np.split(found, n * np.cumsum(self.counts)[:-1])]
+    def of_places(self, centres: Sequence[IntArray], weights: Sequence[FloatArray]) -> _Level:
+        """The same level with the slots of each ball's places, ascending, and their weights."""
+        stretches = [_stretches(own) for own in centres]
+        return replace(
+            self,
+            stretches=np.concatenate(stretches),
+            limits=np.cumsum([0, *(len(own) for own in stretches)]),
+            counts=np.array([own.size for own in centres]),
+            weights=np.concatenate(weights),
+        )
+
+    def means(self, fields: FloatArray) -> list[FloatArray]:
+        """Means of fields ``(n, size)`` over the balls of each radius, ``(n, places)`` each."""
+        found = ball_means(
+            fields, self.tiles, self.shells, self.ends, self.stretches, self.limits, self.counts, self.weights
+        )
+        edges = len(fields) * np.cumsum(self.counts)[:-1]
+        return [own.reshape(len(fields), -1) for own in np.split(found, edges)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Centres:
+    """Voxels of one level at least half of which is tissue.
+
+    Attributes
+    ----------
+    shape, step
+        Voxels of the level along each axis, and their size.
+    where
+        ``(n, ndim)`` indices.
+    positions
+        ``(n, ndim)`` their middles, in the unit of the spacing.
+    """
+
+    shape: tuple[int, ...]
+    step: npt.NDArray[np.float64]
+    where: IntArray
+    positions: npt.NDArray[np.float64]
 
 
 class BallScan:
@@ -219,7 +277,7 @@ class BallScan:
         self._levels: list[_Level] = []
         # Of each scale: its level, and which of that level's centres are its places.
         self._chosen: list[tuple[int, IntArray]] = []
-        self._centres: list[npt.NDArray[np.float64]] = []
+        self._centres: list[_Centres] = []
         volume = float(tissue.sum()) * float(np.prod(spacing))
         # One scale more, whose balls have twice (2-D) or 2.83 times (3-D) the volume.
         least = 0.9 * min_places / 2 ** (0.5 * tissue.ndim)
@@ -235,11 +293,11 @@ class BallScan:
             wide = volume >= least * sizes * float(np.prod(step))
             count = int(np.argmin(wide)) if not wide.all() else len(radii)
             if count:
-                rows = self._add(level, step, children, np.array(radii[:count]) * unit, shells[:count], volume)
+                slots = self._add(level, step, children, np.array(radii[:count]) * unit, shells[:count], volume)
             if count < len(radii):
                 break
             halved = [int(a) for a in np.flatnonzero(step < 1.5 * step.min())]
-            children, level, radii = _children(rows, halved), halve(level, halved), _LATER_RADII
+            children, level, radii = _children(slots, halved), halve(level, halved), _LATER_RADII
             step = step * np.where(np.isin(range(step.size), halved), 2.0, 1.0)
         self.measures = self._measures(min_places)
 
@@ -252,45 +310,49 @@ class BallScan:
         shells: list[IntArray],
         volume: float,
     ) -> IntArray:
-        """Plan one level and its scales; the row of each of its voxels, 0 where there is no tissue."""
+        """Plan one level and its scales; the slot of each of its voxels, 0 where there is no tissue."""
         pad = [(int(radii.max() / s) + 1,) * 2 for s in step]
         padded = np.pad(level, pad)
         strides = np.append(np.cumprod(np.array(padded.shape[:0:-1]))[::-1], 1)
         flat = padded.reshape(-1)
-        rows, centres = np.flatnonzero(flat > 0), np.flatnonzero(flat >= 0.5)
-        # Rows are padded, so stretches never go on from one line of voxels to the next.
-        first = np.flatnonzero(np.diff(centres, prepend=-2) != 1)
-        runs = np.stack([centres[first], np.diff(first, append=centres.size)], axis=1)
-        offsets = np.concatenate([np.sort(shell @ strides) for shell in shells])
-        ends = np.cumsum([len(shell) for shell in shells])
-        everywhere = np.tile(np.arange(centres.size, dtype=np.int32), (len(ends), 1))
-        counts, ones = np.full(len(ends), centres.size), np.ones(everywhere.size, dtype=np.float32)
-        plan = _Level(flat.size, rows, children, runs, offsets, ends, everywhere, counts, ones)
-        where = np.stack(np.unravel_index(centres, padded.shape), axis=1) - [before for before, _ in pad]
+        slots, centres = np.flatnonzero(flat > 0), np.flatnonzero(flat >= 0.5)
+        plan = _Level(
+            flat.size,
+            slots.astype(np.uint32),
+            children.astype(np.uint32),
+            _tiles(_stretches(centres)),
+            np.concatenate([np.sort(shell @ strides) for shell in shells]),
+            np.cumsum([len(shell) for shell in shells]),
+            stretches=np.empty((0, 2), dtype=np.int64),
+            limits=np.zeros(1, dtype=np.int64),
+            counts=np.empty(0, dtype=np.int64),
+            weights=np.empty(0, dtype=np.float32),
+        )
+        where: IntArray = np.stack(np.unravel_index(centres, padded.shape), axis=1)
+        where -= [before for before, _ in pad]
         # The middle of a voxel of this level, in the unit of the spacing.
         positions = (where + 0.5) * step
-        lanes = side_by_side(flat[None, rows], np.ones(rows.size, dtype=np.float32), rows, flat.size)
-        numbers = np.full(everywhere.shape, -1, dtype=np.int32)
-        for number, (radius, size, [held]) in enumerate(zip(radii, ends, plan.means(lanes, 1), strict=True)):
+        everywhere = plan.of_places([centres] * len(shells), [np.ones(centres.size, dtype=np.float32)] * len(shells))
+        chosen = []
+        for radius, size, [held] in zip(radii, plan.ends, everywhere.means(flat[None]), strict=True):
             half = np.flatnonzero(held >= 0.5 * size)
-            numbers[number, half] = np.arange(half.size)
+            chosen.append(half)
             ball = float(size) * float(np.prod(step))
             weight = (1.0 / held[half]).astype(np.float32)
             share = (held[half] / size).astype(np.float32)
             self.scales.append(Scale(float(radius), volume / ball, positions[half], weight, share))
             self._chosen.append((len(self._levels), half))
-        own = [scale.weight for scale in self.scales[-len(ends) :]]
-        counts = np.array([weight.size for weight in own])
-        self._levels.append(replace(plan, numbers=numbers, counts=counts, weights=np.concatenate(own)))
-        self._centres.append(positions)
+        weights = [scale.weight for scale in self.scales[-len(shells) :]]
+        self._levels.append(plan.of_places([centres[half] for half in chosen], weights))
+        self._centres.append(_Centres(level.shape, step, where, positions))
         inner = np.zeros(flat.size, dtype=np.int64)
-        inner[rows] = rows
+        inner[slots] = slots
         return inner.reshape(padded.shape)[tuple(slice(before, -after) for before, after in pad)]
 
     def _measures(self, min_places: float) -> list[Measure]:
         """What is measured at each scale, and find the surroundings of every ball."""
         measures = []
-        nearest = cache(self._nearest)
+        nearest, tree = cache(self._nearest), cache(self._tree)
         measured = list(takewhile(lambda scale: scale.places >= min_places and scale.weight.size, self.scales))
         # The smallest balls are measured however small the tissue is.
         for number, scale in enumerate(measured or self.scales[:1]):
@@ -299,7 +361,7 @@ class BallScan:
             for wider in (number + _NEAR, number + _FAR):
                 if wider < len(self.scales) and self.scales[wider].weight.size:
                     outer = self.scales[wider]
-                    away, places = nearest(level, wider)
+                    away, places = nearest(level, wider, tree)
                     around, apart = places[chosen], away[chosen] / outer.radius
                     layout = np.stack([own, np.log(outer.share.astype(np.float64))[around], apart], axis=1)
                     measures.append(Measure(number, wider, around, layout))
@@ -308,37 +370,40 @@ class BallScan:
                     measures.append(Measure(number, None, np.empty(0, dtype=np.int64), layout))
         return measures
 
-    def _nearest(self, level: int, wider: int) -> tuple[npt.NDArray[np.float64], IntArray]:
+    def _nearest(
+        self, level: int, wider: int, tree: Callable[[int], cKDTree]
+    ) -> tuple[npt.NDArray[np.float64], IntArray]:
         """How far the nearest place of a wider scale lies from each centre of a level, and its number."""
+        centres, (own, chosen) = self._centres[level], self._chosen[wider]
+        outer, places = self._centres[own], self.scales[wider].positions
+        # The voxel of the wider scale's level that holds the centre is nearer than any other, and mostly a place.
+        numbers = np.full(outer.shape, -1)
+        numbers[tuple(outer.where[chosen].T)] = np.arange(chosen.size)
+        around = numbers[tuple((centres.where // np.rint(outer.step / centres.step).astype(int)).T)]
+        away = np.sqrt(((centres.positions - places[around]) ** 2).sum(axis=1))
+        left = np.flatnonzero(around < 0)
+        if left.size:
+            away[left], around[left] = tree(wider).query(centres.positions[left])
+        return away, around
+
+    def _tree(self, scale: int) -> cKDTree:
+        """The places of a scale, to be searched."""
         from scipy.spatial import cKDTree
 
-        positions = self._centres[level]
-        away, around = np.zeros(len(positions)), np.full(len(positions), -1)
-        own, chosen = self._chosen[wider]
-        if own == level:
-            # Its own centre where it is a place, as it mostly is.
-            around[chosen] = np.arange(chosen.size)
-        left = np.flatnonzero(around < 0)
-        away[left], around[left] = cKDTree(self.scales[wider].positions).query(positions[left])
-        return away, around
+        return cKDTree(self.scales[scale].positions)
 
     def means(self, values: FloatArray) -> list[FloatArray]:
         """Tissue-weighted mean over each ball, one array ``(n, places)`` a scale.
 
         `values` are ``(n, voxels)``, those of the voxels that hold tissue.
         """
-        parts = [self._means(values[first : first + LANES]) for first in range(0, len(values), LANES)]
-        return [np.concatenate(own) for own in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
-
-    def _means(self, values: FloatArray) -> list[FloatArray]:
-        """Of at most `LANES` fields."""
         found: list[FloatArray] = []
         for plan in self._levels:
             if not found:
-                lanes = side_by_side(values, self.share, plan.rows, plan.size)
+                fields = spread_out(values, self.share, plan.slots, plan.size)
             else:
-                lanes = merged(lanes, plan.children, plan.rows, plan.size)
-            found += plan.means(lanes, len(values))
+                fields = merged(fields, plan.children, plan.slots, plan.size)
+            found += plan.means(fields)
         return found
 
     def contrasts(self, values: FloatArray) -> list[FloatArray]:
@@ -350,19 +415,36 @@ class BallScan:
         ]
 
 
-def _children(rows: IntArray, axes: Sequence[int]) -> IntArray:
-    """For each voxel of a halved level that holds tissue the rows ``(voxels, 2, 4 or 8)`` it is the mean of.
+def _children(slots: IntArray, axes: Sequence[int]) -> IntArray:
+    """For each voxel of a halved level that holds tissue the slots ``(voxels, 2, 4 or 8)`` it is the mean of.
 
-    `rows` are those of the voxels of the level before, 0 where there is no tissue. Pairs along the first axis
+    `slots` are those of the voxels of the level before, 0 where there is no tissue. Pairs along the first axis
     stand next to each other, then those along the second.
     """
-    stack = rows[..., None]
+    stack = slots[..., None]
     for axis in axes:
         if stack.shape[axis] % 2:
             stack = np.pad(stack, [(0, int(a == axis)) for a in range(stack.ndim)])
         even, odd = (stack.take(range(start, stack.shape[axis], 2), axis=axis) for start in (0, 1))
         stack = np.concatenate([even, odd], axis=-1)
     return np.asarray(stack[stack.any(axis=-1)])
+
+
+def _stretches(slots: IntArray) -> IntArray:
+    """First and length of each stretch of consecutive slots (ascending), ``(n, 2)``."""
+    first = np.flatnonzero(np.diff(slots, prepend=-2) != 1)
+    return np.stack([slots[first], np.diff(first, append=slots.size)], axis=1)
+
+
+def _tiles(stretches: IntArray) -> IntArray:
+    """First slot, and one past the last, of tiles that hold whole stretches each, ``(n, 2)``."""
+    tiles: list[list[int]] = []
+    for start, length in stretches.tolist():
+        if tiles and start - tiles[-1][1] <= _GAP and start + length - tiles[-1][0] <= _TILE:
+            tiles[-1][1] = start + length
+        else:
+            tiles.append([start, start + length])
+    return np.array(tiles, dtype=np.int64).reshape(-1, 2)
 
 
 def halve(array: FloatArray, axes: Sequence[int]) -> FloatArray:

@@ -9,12 +9,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.statistics.ball_scan import BallScan
+from anatrust.statistics.ball_scan import BallScan, Measure
 
 __all__ = ["SHARES", "Members", "ScanStatistic", "evenness", "steepest_growth"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+SlotArray = npt.NDArray[np.uint32]
 Combination = tuple[int, int]
 
 SHARES = np.array([0.0, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
@@ -24,6 +25,10 @@ SHARES = np.array([0.0, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 _RANKS = (0.1, 0.5, 0.9)
 _MANY, _FEW = 4096, 512
 _GRADES = 512
+_NUDGE = 2.0**-44
+# Values compared side by side, and how long stretches of places must be on average to be read as such.
+_ABREAST = 128
+_LONG = 8
 _FEWEST = 20
 # A candidate that touches up to this share of the places stays among them.
 _NEGLIGIBLE = 0.05
@@ -34,24 +39,47 @@ _WINDOW = 0.33
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def ends(values: FloatArray) -> tuple[np.float32, np.float32]:
+    """Smallest and largest value."""
+    lowest = highest = values[0]
+    # Many side by side first: in a single chain each comparison waits for the one before.
+    whole = values.size - values.size % _ABREAST
+    if whole:
+        low, high = values[:_ABREAST].copy(), values[:_ABREAST].copy()
+        for start in range(_ABREAST, whole, _ABREAST):
+            part = values[start : start + _ABREAST]
+            for i in range(part.size):
+                low[i] = min(low[i], part[i])
+            for i in range(part.size):
+                high[i] = max(high[i], part[i])
+        for i in range(_ABREAST):
+            lowest, highest = min(lowest, low[i]), max(highest, high[i])
+    for i in range(whole, values.size):
+        lowest, highest = min(lowest, values[i]), max(highest, values[i])
+    return lowest, highest
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def deciles(values: FloatArray, step: int) -> tuple[float, float]:
     """Median of every `step`-th value and half the distance between the outer deciles, by counting."""
     count = -(-values.size // step)
     sample = np.empty(count, dtype=np.float32)
-    lowest = highest = values[0]
     for i in range(count):
         sample[i] = values[i * step]
-        lowest, highest = min(lowest, sample[i]), max(highest, sample[i])
-    width = (highest - lowest) / _GRADES
+    lowest, highest = ends(sample)
+    width = float(highest - lowest) / _GRADES
     if width <= 0:
         return float(lowest), 1e-9
-    # Two loops, as many divisions can be made at a time but not many counts.
+    # Two loops, as many values can be graded at a time but not many counted. Products are made many times as fast as
+    # quotients; those of two numbers of 24 bits are whole or at least 2^-24 off, so the nudge moves none but up to a
+    # whole number that rounding would miss: all grades are those of the quotients.
     grades = np.empty(count, dtype=np.int32)
+    share = (1.0 + _NUDGE) / width
     for i in range(count):
-        grades[i] = int((sample[i] - lowest) / width)
+        grades[i] = np.int32(float(sample[i] - lowest) * share)
     counts = np.zeros(_GRADES + 1, dtype=np.int64)
     for i in range(count):
-        counts[grades[i]] += 1
+        counts[np.uint32(grades[i])] += 1
     found = np.empty(3)
     seen, rank = 0.0, 0
     for grade in range(_GRADES + 1):
@@ -59,41 +87,71 @@ def deciles(values: FloatArray, step: int) -> tuple[float, float]:
             found[rank] = lowest + width * (grade + (_RANKS[rank] * count - seen) / counts[grade])
             rank += 1
         seen += counts[grade]
+        if rank == 3:
+            break
     return found[1], max((found[2] - found[0]) / 2, 1e-9)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def contrasted(own: FloatArray, wider: FloatArray, around: IntArray, weight: FloatArray) -> FloatArray:
-    """Means ``(fields, places)`` less those of the wider balls around them, times a weight for each place."""
-    contrasts = np.empty(own.shape, dtype=np.float32)
+def contrast(
+    own: FloatArray, wider: FloatArray, around: SlotArray, stretches: IntArray, weight: FloatArray, into: FloatArray
+) -> None:
+    """Means of one field less those of the wider balls around them, times a weight for each place, into an array.
+
+    `stretches` are first and length of those of the places whose surroundings follow one another too; none where
+    there are too many of them to be worth it.
+    """
+    for stretch in range(stretches.shape[0]):
+        first, length = stretches[stretch]
+        start = np.int64(around[first])
+        mine, theirs = own[first : first + length], wider[start : start + length]
+        each, found = weight[first : first + length], into[first : first + length]
+        for i in range(length):
+            found[i] = (mine[i] - theirs[i]) * each[i]
+    if not stretches.shape[0]:
+        for i in range(own.size):
+            into[i] = (own[i] - wider[around[i]]) * weight[i]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def contrasted(
+    own: FloatArray, wider: FloatArray, around: SlotArray, stretches: IntArray, weight: FloatArray
+) -> FloatArray:
+    """`contrast` of each of the fields ``(n, places)``."""
+    found = np.empty(own.shape, dtype=np.float32)
     for row in range(own.shape[0]):
-        for i in range(own.shape[1]):
-            contrasts[row, i] = (own[row, i] - wider[row, around[i]]) * weight[i]
-    return contrasts
+        contrast(own[row], wider[row], around, stretches, weight, found[row])
+    return found
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def extremes(
-    values: FloatArray,
-    ends: FloatArray,
+    own: FloatArray,
+    wider: FloatArray,
+    around: SlotArray,
+    stretches: IntArray,
+    weight: FloatArray,
     step: int,
     few: IntArray,
     where: npt.NDArray[np.float64],
     shares: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """Largest standardised deviation upwards and downwards of each field, ``(fields, len(shares), 2)``.
+    """Largest standardised deviation upwards and downwards of each field's contrasts, ``(fields, len(shares), 2)``.
 
-    `values` are ``(fields, places)``, `ends` ``(2, fields)`` the largest and the smallest of each. Each of the
-    ascending shares of the places around the extreme one is left out before centre and spread are taken from the
-    places `few`; share 0 leaves out none and takes every `step`-th place. `where` are the positions of all places.
+    The first five as in `contrasted`. Each of the ascending shares of the places around the extreme one is left out
+    before centre and spread are taken from the places `few`; share 0 leaves out none and takes every `step`-th place.
+    `where` are the positions of all places.
     """
-    result = np.zeros((values.shape[0], shares.size, 2))
+    result = np.zeros((own.shape[0], shares.size, 2))
     distance = ascending = np.empty(few.size)
-    for row in range(values.shape[0]):
-        field = values[row]
+    # One field at a time, so that it stays in the cache.
+    field = np.empty(own.shape[1], dtype=np.float32)
+    for row in range(own.shape[0]):
+        contrast(own[row], wider[row], around, stretches, weight, field)
+        lowest, highest = ends(field)
         whole = deciles(field, step)
         for side in range(2):
-            sign = 1.0 if side == 0 else -1.0
+            sign, end = (1.0, float(highest)) if side == 0 else (-1.0, float(lowest))
             if shares[-1] > 0.0:
                 extreme = np.argmax(field) if side == 0 else np.argmin(field)
                 for i in range(few.size):
@@ -109,8 +167,25 @@ def extremes(
                     if not left.any():
                         continue
                     middle, spread = deciles(field[few[left]], 1)
-                result[row, j, side] = sign * (ends[side, row] - middle) / spread
+                result[row, j, side] = sign * (end - middle) / spread
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Link:
+    """Which place of the wider balls surrounds each place of a measure, and how to read them fast; see `contrast`."""
+
+    around: SlotArray
+    stretches: IntArray
+
+    @classmethod
+    def of(cls, measure: Measure, places: int) -> _Link:
+        """That of a measure; without surroundings a single place of the wider balls stands for all."""
+        around = measure.around if measure.wider is not None else np.zeros(places, dtype=np.int64)
+        first = np.flatnonzero(np.diff(around, prepend=-2) != 1)
+        stretches = np.stack([first, np.diff(first, append=places)], axis=1)
+        worth = len(stretches) * _LONG <= places
+        return cls(around.astype(np.uint32), stretches if worth else np.empty((0, 2), dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +236,7 @@ class ScanStatistic:
         counts = [scale.weight.size for scale in self._scales]
         self._steps = [-(-count // _MANY) for count in counts]
         self._few = [np.arange(0, count, -(-count // _FEW)) for count in counts]
+        self._links = [_Link.of(m, count) for m, count in zip(scan.measures, counts, strict=True)]
         self._weights = [np.ones(count, dtype=np.float32) for count in counts]
         if sample is not None:
             found = scan.contrasts(sample)
@@ -173,9 +249,16 @@ class ScanStatistic:
 
     def _contrasts(self, means: list[FloatArray], number: int) -> FloatArray:
         """One measure at places that vary alike."""
-        measure, weight = self.scan.measures[number], self._weights[number]
+        return np.asarray(contrasted(*self._linked(means, number)))
+
+    def _linked(
+        self, means: list[FloatArray], number: int
+    ) -> tuple[FloatArray, FloatArray, SlotArray, IntArray, FloatArray]:
+        """Means of a measure's balls and surroundings, and what else `contrasted` needs."""
+        measure, link = self.scan.measures[number], self._links[number]
         own = means[measure.scale]
-        return own * weight if measure.wider is None else contrasted(own, means[measure.wider], measure.around, weight)
+        wider = np.zeros((len(own), 1), dtype=np.float32) if measure.wider is None else means[measure.wider]
+        return own, wider, link.around, link.stretches, self._weights[number]
 
     def maxima(self, values: FloatArray, combinations: Iterable[Combination]) -> npt.NDArray[np.float64]:
         """Largest deviations up and down for ascending combinations of measure and share.
@@ -186,12 +269,10 @@ class ScanStatistic:
         for measure, share in combinations:
             shares.setdefault(measure, []).append(share)
         means = self.scan.means(values)
-        found = []
-        # Contrasts of one measure at a time, so that they stay in the cache.
-        for i, chosen in shares.items():
-            own = self._contrasts(means, i)
-            ends = np.stack([own.max(axis=1), own.min(axis=1)])
-            found.append(extremes(own, ends, self._steps[i], self._few[i], self._scales[i].positions, SHARES[chosen]))
+        found = [
+            extremes(*self._linked(means, i), self._steps[i], self._few[i], self._scales[i].positions, SHARES[chosen])
+            for i, chosen in shares.items()
+        ]
         return np.concatenate(found, axis=1)
 
     def members(self, held: list[FloatArray]) -> Members:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.errors import InputError
-from anatrust.statistics.ball_scan import LANES, BallScan
+from anatrust.statistics.ball_scan import BallScan
 from anatrust.statistics.coarse_tissue import CoarseTissue, grown
 from anatrust.statistics.pieces import Piece
 from anatrust.statistics.result import VALID_FOR, TestResult
@@ -48,6 +48,8 @@ _LEAST_WIDTH = 0.05
 _THREADS = 4
 # Pairs of fields from which it is learnt how much more the contrasts of some places vary.
 _SAMPLE = 8
+# Pairs of fields that are drawn and scanned together.
+_AT_A_TIME = 8
 _SIDES: dict[str, tuple[int, ...]] = {"both": (0, 1), "brighter": (0,), "darker": (1,)}
 
 
@@ -390,17 +392,15 @@ def _null_maxima(
 ) -> npt.NDArray[np.float64]:
     """Maxima of surrogate fields, ``(count, features, combinations, 2)``."""
     pairs = -(-count // 2)
-    # As many fields at a time as are scanned side by side.
-    chunk = LANES // 2
 
     def maxima(task: tuple[int, int]) -> npt.NDArray[np.float64]:
         feature, first = task
         # Each pair has its own generator, so results depend neither on threads nor on chunks.
-        rngs = [np.random.default_rng([seed, feature, k]) for k in range(first, min(first + chunk, pairs))]
+        rngs = [np.random.default_rng([seed, feature, k]) for k in range(first, min(first + _AT_A_TIME, pairs))]
         fields = form.textures[feature].pairs(rngs, mask)
         return statistic.maxima(form.scored[feature](fields), family)
 
-    tasks = [(feature, first) for feature in range(len(form.textures)) for first in range(0, pairs, chunk)]
+    tasks = [(feature, first) for feature in range(len(form.textures)) for first in range(0, pairs, _AT_A_TIME)]
     with ThreadPoolExecutor(_THREADS) as threads:
         drawn = np.concatenate(list(threads.map(maxima, tasks)))
     return drawn.reshape(len(form.textures), -1, len(family), 2)[:, :count].swapaxes(0, 1)

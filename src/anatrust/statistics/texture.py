@@ -66,7 +66,6 @@ def normal_scores(values: npt.NDArray[np.floating], reference: npt.NDArray[np.fl
     return np.asarray(ndtri(np.clip(rank, 0.5, ordered.size - 0.5) / ordered.size), dtype=np.float32)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def ranked(values: FloatArray, ladder: FloatArray) -> FloatArray:
     """The rung of an ascending ladder at each value's rank in its row ``(rows, n)``: by counting into grades, O(n).
 
@@ -74,19 +73,31 @@ def ranked(values: FloatArray, ladder: FloatArray) -> FloatArray:
     values among themselves, many times as fast as by sorting; within one of the 8 192 grades ranks
     are taken to rise evenly.
     """
+    return np.asarray(rungs(values, values.min(axis=1), values.max(axis=1), ladder))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def rungs(values: FloatArray, lowest: FloatArray, highest: FloatArray, ladder: FloatArray) -> FloatArray:
+    """`ranked`, given the smallest and the largest value of each row."""
     out = np.empty(values.shape, dtype=np.float32)
+    grades = np.empty(values.shape[1], dtype=np.int32)
     for row in range(values.shape[0]):
-        own = values[row]
-        lowest = own.min()
-        scale = 8191.0 / max(float(own.max()) - float(lowest), 1e-30)
-        below = np.zeros(8193, dtype=np.int64)
+        own, scores, low = values[row], out[row], lowest[row]
+        scale = 8191.0 / max(float(highest[row]) - float(low), 1e-30)
+        # Apart from the counting, so that many values can be graded at a time.
         for i in range(own.size):
-            below[int((own[i] - lowest) * scale) + 1] += 1
-        below = np.cumsum(below)
+            grades[i] = np.int32(float(own[i] - low) * scale)
+        below = np.zeros(8193, dtype=np.int32)
+        counted = below[1:]
+        # Unsigned, so that no index is taken to count from the end.
         for i in range(own.size):
-            grade = int((own[i] - lowest) * scale)
-            part = (own[i] - lowest) * scale - grade
-            out[row, i] = ladder[below[grade] + int(part * (below[grade + 1] - below[grade]))]
+            counted[np.uint32(grades[i])] += 1
+        for i in range(8192):
+            counted[i] += below[i]
+        for i in range(own.size):
+            grade = np.uint32(grades[i])
+            part = float(own[i] - low) * scale - grades[i]
+            scores[i] = ladder[np.uint32(below[grade] + np.int32(part * (counted[grade] - below[grade])))]
     return out
 
 
