@@ -83,6 +83,13 @@ def test_a_mostly_equal_pool_falls_back_to_the_distances_above_zero():
     assert median_bandwidth([[3.0, 1.0]] * 5) == 1.0
 
 
+@pytest.mark.parametrize("grades", [3, 40, 10_000])
+def test_values_that_repeat_count_as_often_as_they_do(grades, rng):
+    x = np.sort(rng.integers(0, grades, 400) / grades)
+    # A second column of zeros changes no distance, and pairs of vectors are looked at one by one.
+    assert median_bandwidth(x) == median_bandwidth(np.stack([x, np.zeros(400)], axis=1))
+
+
 def test_bandwidths_of_impossible_pools_are_refused():
     with pytest.raises(InputError, match="at least 2 points"):
         median_bandwidth([1.0])

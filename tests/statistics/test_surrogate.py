@@ -324,12 +324,14 @@ def test_results_depend_on_neither_order_nor_cropping_nor_threads(monkeypatch, r
     image = texture("1", tissue.shape, rng)
     candidates = [ball(tissue.shape, c, r) for c, r in (((30, 30), 5), ((40, 50), 3), ((30, 45), 8))]
     image = image + 1.5 * candidates[0]
-    first = surrogate_max_test(image, tissue, candidates, n_surrogates=39, seed=9)
-    assert surrogate_max_test(image, tissue, candidates[::-1], n_surrogates=39, seed=9) == first[::-1]
+    told: list[int] = []
+    first = surrogate_max_test(image, tissue, candidates, n_surrogates=99, seed=9, progress=told.append)
+    assert told == [1, 2, 3]
+    assert surrogate_max_test(image, tissue, candidates[::-1], n_surrogates=99, seed=9) == first[::-1]
     monkeypatch.setattr(surrogate, "_THREADS", 1)
     monkeypatch.setattr(surrogate, "_AT_A_TIME", 1)
     crop = (slice(3, -4), slice(5, -2))
-    again = surrogate_max_test(image[crop], tissue[crop], [c[crop] for c in candidates], n_surrogates=39, seed=9)
+    again = surrogate_max_test(image[crop], tissue[crop], [c[crop] for c in candidates], n_surrogates=99, seed=9)
     assert again == first
     assert surrogate_max_test(image, tissue, [], seed=0) == []
 

@@ -194,7 +194,7 @@ def _resolved_null(cohort_null: CohortNull | None, settings: RejectionSettings) 
 
 
 class _Progress:
-    """Counts comparisons; those of a null that takes all candidates at once are counted when it is done."""
+    """Counts comparisons."""
 
     def __init__(self, told: Callable[[int, int], None] | None) -> None:
         self._told = told

@@ -56,7 +56,7 @@ def scan_tests(
     n_draws, n_surrogates, seed
         Draws and the scan's seed.
     progress
-        Told how many candidates are done, where the null takes them one after another.
+        Told how many candidates are done; where the null takes all at once, as many as there would be by then.
 
     Returns
     -------
@@ -130,7 +130,14 @@ def _places(
     # Of vectors no side is brighter.
     direction = "both" if vectors else comparison.case.settings.direction
     return surrogate_max_test(
-        features, domain, candidates, spacing=spacing, n_surrogates=n_surrogates, direction=direction, seed=seed
+        features,
+        domain,
+        candidates,
+        spacing=spacing,
+        n_surrogates=n_surrogates,
+        direction=direction,
+        seed=seed,
+        progress=progress,
     )
 
 

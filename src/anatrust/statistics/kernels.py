@@ -159,19 +159,34 @@ def median_bandwidth(pool: npt.ArrayLike, *, seed: int = 0, max_points: int = 10
     points = _thinned(points, seed, max_points)
     # Centred at the median, so that far outliers do not cost the other pairs their precision.
     points = points - np.median(points, axis=0)
+    counts = np.ones(len(points), dtype=np.int64)
+    if points.shape[1] == 1:
+        # Of a graded image most points coincide with others; each pair of values is looked at once.
+        values, counts = np.unique(points[:, 0], return_counts=True)
+        points = values[:, None]
     norms = np.einsum("ij,ij->i", points, points)
     squared = points @ (-2.0 * points.T)
     scale = norms[:, None] + norms[None, :]
     squared += scale
     # What the subtraction leaves of a distance of 0 is rounding, relative to the squared norms.
     squared[squared <= 1e-13 * scale] = 0.0
-    distances = squared[np.tri(len(points), k=-1, dtype=bool)]
-    if np.count_nonzero(distances) * 2 <= distances.size:
-        distances = distances[distances > 0]
-    if distances.size == 0:
+    below = np.tri(len(points), k=-1, dtype=bool)
+    distances = squared[below]
+    alike = int((counts * (counts - 1) // 2).sum())
+    if len(counts) == int(counts.sum()):
+        return _middle(distances)
+    pairs = (counts[:, None] * counts)[below]
+    return _middle(np.repeat(np.append(distances, 0.0), np.append(pairs, alike)))
+
+
+def _middle(squared: FloatArray) -> float:
+    """Square root of the median of squared distances; of those above 0 where more than half are 0."""
+    if np.count_nonzero(squared) * 2 <= squared.size:
+        squared = squared[squared > 0]
+    if squared.size == 0:
         return 1.0
-    middle = [(distances.size - 1) // 2, distances.size // 2]
-    return float(np.sqrt(np.partition(distances, middle)[middle]).mean())
+    middle = [(squared.size - 1) // 2, squared.size // 2]
+    return float(np.sqrt(np.partition(squared, middle)[middle]).mean())
 
 
 def _thinned(points: FloatArray, seed: int, max_points: int) -> FloatArray:

@@ -62,6 +62,7 @@ def surrogate_max_test(
     n_surrogates: int = 199,
     direction: Direction = "both",
     seed: int,
+    progress: Callable[[int], None] | None = None,
 ) -> list[TestResult]:
     """Test candidates that were chosen by looking at the image, with nothing but this image.
 
@@ -93,6 +94,8 @@ def surrogate_max_test(
         alike. Fix it before looking at the image.
     seed
         Seed of the random fields. Results do not depend on the order of the candidates.
+    progress
+        Told how many candidates would be done by now: all are compared with the same fields, drawn a few at a time.
 
     Returns
     -------
@@ -202,21 +205,22 @@ def surrogate_max_test(
     forms = [ranks, *_tails(tissue, rest, scan, seed)] if few else [ranks]
     # One for all forms: made smooth for a smooth texture it would take every roughness for a lesion.
     statistic = ScanStatistic(scan, _sample(ranks.textures, tissue.mask, seed))
-    shares = scan.means(np.stack([share[tissue.mask] for share in tissue.candidates]))
-    members = [statistic.members(list(held)) for held in zip(*shares, strict=True)]
+    # One candidate after another: the ball means of hundreds fit in no memory.
+    indicators = (share[tissue.mask][None] for share in tissue.candidates)
+    members = [statistic.members([held for [held] in scan.means(own)]) for own in indicators]
     # The family: every measure, and whatever else a candidate is compared by.
     everything = {(measure, 0) for measure in range(len(scan.measures))}
     family = sorted(everything.union(*(own.combinations for own in members)))
     sides = list(_SIDES[direction])
-    nulls = [_null(form, statistic, tissue.mask, family, sides, n_surrogates, seed) for form in forms]
+    steps = _Steps(len(forms) * len(tissue.fields) * len(_firsts(n_surrogates)), len(candidates), progress)
+    nulls = [_null(form, statistic, tissue.mask, family, sides, n_surrogates, seed, steps) for form in forms]
 
-    def judged(fields: FloatArray, chosen: list[Members]) -> list[list[tuple[float, float]]]:
-        """p-value and statistic of candidates by every form."""
-        marks = {form.marginal: _marks(form.marginal, fields, tissue.mask, rest) for form in forms}
+    def judged(marks: _Marks, chosen: list[Members]) -> list[list[tuple[float, float]]]:
+        """p-value and statistic of candidates by every form, given the scores of each feature in the tissue."""
         scores = {marginal: [statistic.scores(each, chosen) for each in own] for marginal, own in marks.items()}
         return [null.judged(chosen, scores[form.marginal]) for form, null in zip(forms, nulls, strict=True)]
 
-    found = judged(tissue.fields, members)
+    found = judged({form.marginal: form.marks for form in forms}, members)
     patches = f"the tissue holds only about {lengths:.0f} independent patches, too few to"
     results = []
     for number, own in enumerate(members):
@@ -231,7 +235,8 @@ def surrogate_max_test(
             )
             continue
         if few and p > _UNSURE:
-            glaring = _glaring(tissue, rest, tissue.candidates[number], sides)
+            fields = _glaring(tissue, rest, tissue.candidates[number], sides)
+            glaring = None if fields is None else {f.marginal: _marks(f.marginal, fields, tissue, rest) for f in forms}
             if glaring is not None and max(p for [(p, _)] in judged(glaring, [own])) > _UNSURE:
                 found_how = f"find even a difference of {_GLARING:g} standard deviations all over this candidate"
                 measured = f"{p:.2g}" if f"{least:.2g}" == f"{p:.2g}" else f"{least:.2g} to {p:.2g}"
@@ -259,19 +264,24 @@ class _Marginal(Protocol):
     def __call__(self, values: FloatArray, reference: FloatArray, /) -> FloatArray: ...
 
 
+_Marks = Mapping[_Marginal, list[FloatArray]]
+
+
 @dataclass(frozen=True, eq=False)
 class _Form:
     """One way to score the tissue, and the surrogates to compare it with."""
 
     marginal: _Marginal
+    marks: list[FloatArray]
+    """For each feature: its scores in the tissue."""
     textures: Sequence[_Texture]
     scored: Sequence[Callable[[FloatArray], FloatArray]]
     """For each feature: values of surrogates in the tissue, one a row → their scores."""
 
 
-def _marks(marginal: _Marginal, fields: FloatArray, mask: BoolArray, rest: BoolArray) -> list[FloatArray]:
+def _marks(marginal: _Marginal, fields: FloatArray, tissue: CoarseTissue, rest: BoolArray) -> list[FloatArray]:
     """The scores of each feature in the tissue."""
-    return [marginal(field[mask], field[rest]) for field in fields]
+    return [marginal(field[tissue.mask], field[rest]) for field in fields]
 
 
 def _fitted(marks: list[FloatArray], tissue: CoarseTissue, rest: BoolArray) -> list[TextureModel]:
@@ -287,12 +297,12 @@ def _fitted(marks: list[FloatArray], tissue: CoarseTissue, rest: BoolArray) -> l
 
 def _ranks(tissue: CoarseTissue, rest: BoolArray) -> tuple[_Form, float]:
     """Normal scores by ranks, surrogates of the correlation fitted to them, and how many patches it leaves."""
-    marks = _marks(normal_scores, tissue.fields, tissue.mask, rest)
+    marks = _marks(normal_scores, tissue.fields, tissue, rest)
     textures = _fitted(marks, tissue, rest)
     order = np.arange(np.count_nonzero(tissue.mask), dtype=np.float64)
     # Surrogates are ranked as the tissue is: ranking sharpens the highest peak where patches are few.
     scored = partial(ranked, ladder=normal_scores(order, order))
-    return _Form(normal_scores, textures, [scored] * len(marks)), min(texture.n_lengths for texture in textures)
+    return _Form(normal_scores, marks, textures, [scored] * len(marks)), min(texture.n_lengths for texture in textures)
 
 
 def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> list[_Form]:
@@ -308,7 +318,7 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
         below = float(np.count_nonzero(gone & (field <= np.median(field[tissue.mask]))) / count)
         left_out = (below, float(np.count_nonzero(gone) / count) - below)
         scored.append(partial(tail_scores, left_out=left_out))
-    marks = _marks(tail_scores, tissue.fields, tissue.mask, rest)
+    marks = _marks(tail_scores, tissue.fields, tissue, rest)
     ndim, volume = tissue.mask.ndim, count * float(np.prod(tissue.spacing))
     diameter = 2 * (math.sqrt(volume / math.pi) if ndim == 2 else (3 * volume / (4 * math.pi)) ** (1 / 3))
     growth = steepest_growth(scan, np.stack(marks)).max()
@@ -323,7 +333,7 @@ def _tails(tissue: CoarseTissue, rest: BoolArray, scan: BallScan, seed: int) -> 
     # The fit misses long correlations of rough tissue the more, the more of it the candidates cover.
     rough = LongTexture(tissue.mask.shape, tissue.spacing, _ROUGH_LENGTH * diameter, power=1)
     textures.append([rough] * len(marks))
-    return [_Form(tail_scores, own, scored) for own in textures]
+    return [_Form(tail_scores, marks, own, scored) for own in textures]
 
 
 def _sample(textures: Sequence[_Texture], mask: BoolArray, seed: int) -> FloatArray:
@@ -376,9 +386,10 @@ def _null(
     sides: list[int],
     n_surrogates: int,
     seed: int,
+    steps: _Steps,
 ) -> _Null:
     """The null distribution of one form."""
-    null = _null_maxima(form, statistic, mask, family, n_surrogates, seed)
+    null = _null_maxima(form, statistic, mask, family, n_surrogates, seed, steps)
     middle = np.median(null, axis=0)
     # In these units the upper tails of all scales, features and sides weigh the same in the maximum.
     # (Where ranks leave a maximum no freedom, as that of single voxels, its tail is no unit.)
@@ -387,8 +398,34 @@ def _null(
     return _Null({c: number for number, c in enumerate(family)}, sides, middle, width, largest)
 
 
+class _Steps:
+    """Counts what is drawn, and tells it as the number of candidates that would be done by now."""
+
+    def __init__(self, total: int, candidates: int, told: Callable[[int], None] | None) -> None:
+        self._done, self._total, self._candidates, self._told = 0, total, candidates, told
+
+    def one(self) -> None:
+        """A step is done."""
+        before = self._candidates * self._done // self._total
+        self._done += 1
+        after = self._candidates * self._done // self._total
+        if self._told is not None and after > before:
+            self._told(after)
+
+
+def _firsts(count: int) -> range:
+    """First pair of each task of drawing that many fields."""
+    return range(0, -(-count // 2), _AT_A_TIME)
+
+
 def _null_maxima(
-    form: _Form, statistic: ScanStatistic, mask: BoolArray, family: list[Combination], count: int, seed: int
+    form: _Form,
+    statistic: ScanStatistic,
+    mask: BoolArray,
+    family: list[Combination],
+    count: int,
+    seed: int,
+    steps: _Steps,
 ) -> npt.NDArray[np.float64]:
     """Maxima of surrogate fields, ``(count, features, combinations, 2)``."""
     pairs = -(-count // 2)
@@ -400,7 +437,11 @@ def _null_maxima(
         fields = form.textures[feature].pairs(rngs, mask)
         return statistic.maxima(form.scored[feature](fields), family)
 
-    tasks = [(feature, first) for feature in range(len(form.textures)) for first in range(0, pairs, _AT_A_TIME)]
+    tasks = [(feature, first) for feature in range(len(form.textures)) for first in _firsts(count)]
+    found = []
     with ThreadPoolExecutor(_THREADS) as threads:
-        drawn = np.concatenate(list(threads.map(maxima, tasks)))
+        for own in threads.map(maxima, tasks):
+            found.append(own)
+            steps.one()
+    drawn = np.concatenate(found)
     return drawn.reshape(len(form.textures), -1, len(family), 2)[:, :count].swapaxes(0, 1)

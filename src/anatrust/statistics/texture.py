@@ -60,10 +60,14 @@ def normal_scores(values: npt.NDArray[np.floating], reference: npt.NDArray[np.fl
     >>> normal_scores(np.array([1.0, 2.0, 30.0]), np.array([1.0, 2.0, 30.0])).round(2).tolist()
     [-0.9700000286102295, 0.0, 0.9700000286102295]
     """
-    ordered = np.sort(reference)
-    below = np.searchsorted(ordered, values, side="left")
-    rank = 0.5 * (below + np.searchsorted(ordered, values, side="right"))
-    return np.asarray(ndtri(np.clip(rank, 0.5, ordered.size - 0.5) / ordered.size), dtype=np.float32)
+    ordered, order = np.sort(reference), np.argsort(values)
+    # Neighbours are found near one another: several times as fast as in any order.
+    ascending = values[order]
+    below = np.searchsorted(ordered, ascending, side="left")
+    rank = 0.5 * (below + np.searchsorted(ordered, ascending, side="right"))
+    scores = np.empty(values.size, dtype=np.float32)
+    scores[order] = ndtri(np.clip(rank, 0.5, ordered.size - 0.5) / ordered.size)
+    return scores
 
 
 def ranked(values: FloatArray, ladder: FloatArray) -> FloatArray:
