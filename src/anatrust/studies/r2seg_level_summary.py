@@ -100,8 +100,10 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
             judged = {g: groups[g] for g in _STUDY if g in groups and g != name}
             judged["fresh"] = np.concatenate([groups[b] for b in blocks if b != name])
             shares[name] = {g: against(groups[name], values) for g, values in judged.items()}
+        together = np.concatenate([groups[b] for b in blocks])
+        shares["all fresh"] = {g: against(together, groups[g]) for g in _STUDY if g in groups}
         merged = {g: groups[g] for g in _STUDY if g in groups}
-        merged["fresh"] = np.concatenate([groups[b] for b in blocks])
+        merged["fresh"] = together
         places[place] = {
             "shares": shares,
             "ranks": ranks(merged),
