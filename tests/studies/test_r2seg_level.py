@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,9 @@ from anatrust.studies.r2seg_cases import WORLDS, cases
 from anatrust.studies.r2seg_cells import VARIANTS, nulls_of, true_anchor
 from anatrust.studies.r2seg_judge import JUDGES, judge, proposal
 from anatrust.studies.r2seg_level import STUDY, fresh_phantom, strongest
-from anatrust.studies.r2seg_level_summary import against, ranks
+from anatrust.studies.r2seg_level_summary import against, outside_by_chance, ranks
 from anatrust.studies.r2seg_models import segmenter
-from anatrust.studies.study import Context
+from anatrust.studies.study import Context, read_result
 
 NAME = "gates + cohort"
 
@@ -104,3 +106,23 @@ def test_fresh_phantoms_are_in_no_population() -> None:
     case = fresh_phantom("phantom", 7000, Context(0, False, None))
     assert not case.target.any()
     assert not np.array_equal(case.scan.array, phantom_scan(100_000, lesions=0, quick=True).scan.array)
+
+
+def test_the_committed_scores_give_the_committed_counts_and_the_page_says_what_dealing_anew_gives() -> None:
+    """The scores of every phantom stand beside the result: from them alone its shares follow, and the deals."""
+    root = Path(__file__).parents[2]
+    result = read_result(root / "studies/results/r2seg-level.json")
+    places: dict[str, dict[str, list[float]]] = {}
+    with (root / "studies/results/r2seg-level.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            groups = places.setdefault(f"{row['taught']} to {row['asked']}", {})
+            groups.setdefault(row["group"], []).append(float(row["strongest"] or "-inf"))
+    scores = {place: {g: np.array(v) for g, v in groups.items()} for place, groups in places.items()}
+    for place, groups in scores.items():
+        found = result["summary"]["places"][place]["shares"]["null"]["tested"]
+        assert against(groups["null"], groups["tested"]) == found
+    dealt = outside_by_chance(scores, seed=0)
+    assert dealt["p"] > 0.05
+    words = " ".join((root / "docs/studies.md").read_text(encoding="utf-8").split())
+    assert f"{dealt['outside']} of 64 lie outside" in words
+    assert f"so many or more in {dealt['p']:.2f} of deals" in words
