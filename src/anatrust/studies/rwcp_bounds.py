@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.conformal.tuning import aimed_risk
+from anatrust.errors import InputError
 from anatrust.pipeline.bounds import SIDES
 from anatrust.pipeline.bounds_evidence import DIRECTIONS, QUANTITIES, structure_evidence, structure_truth
 from anatrust.statistics.conformal_bounds import PatientEvidence, learn_bound
@@ -21,12 +22,13 @@ from anatrust.statistics.loss_curves import (
     quantise,
     total_loss,
 )
+from anatrust.statistics.risk_control import patients_needed
 from anatrust.studies.intervals import patient_bootstrap
 from anatrust.studies.rwcp_bounds_summary import ALPHA, figures, summarise, tables
 from anatrust.studies.segmenters import HeldOutImage, held_out, image_set
 from anatrust.studies.study import Cell, Context, Study
 
-__all__ = ["STUDY"]
+__all__ = ["STUDY", "parted"]
 
 _SETS = (("cardiac", "strong"), ("cardiac", "weak"), ("hippocampus", "strong"), ("hippocampus", "weak"))
 # Learnings of the regression, and splits of the other patients into calibration and test for each.
@@ -68,6 +70,28 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     rng = np.random.default_rng([context.seed, len(pool)])
     found = {name: _resplit(rows, tuning, pool, number, rng, context.quick) for number, name in enumerate(QUANTITIES)}
     return {"patients": len(pool), "learnt_always": len(tuning), "quantities": found}
+
+
+def parted(pool: int) -> tuple[int, int]:
+    """How many patients of a pool the regression learns on besides the tuning patients, and how many are tested.
+
+    A quarter each; fewer are tested where the rest, which calibrates, would be too few for the promise.
+
+    Raises
+    ------
+    InputError
+        If nobody would be left to be tested.
+
+    Examples
+    --------
+    >>> parted(80), parted(16)
+    ((20, 20), (4, 3))
+    """
+    learnt = round(_LEARNT_SHARE * pool)
+    tested = min(round(_TESTED_SHARE * pool), pool - learnt - patients_needed(ALPHA))
+    if tested < 1:
+        raise InputError(f"{pool} patients are too few to learn, calibrate and test bounds: 13 are needed")
+    return learnt, tested
 
 
 def _levels(image: HeldOutImage, label: int) -> npt.NDArray[np.uint16]:
@@ -117,7 +141,7 @@ def _resplit(
     name = QUANTITIES[number]
     patients = {who: PatientEvidence(rows[who][0], rows[who][1][..., number]) for who in rows}
     # A quick run has few patients, and calibration needs nine of them.
-    learnt, tested = (3, 3) if quick else (round(share * len(pool)) for share in (_LEARNT_SHARE, _TESTED_SHARE))
+    learnt, tested = (3, 3) if quick else parted(len(pool))
     broken: list[list[float]] = []
     told: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
     for _ in range(2 if quick else _LEARNINGS):
@@ -188,7 +212,7 @@ def _points(
     """Bound and Dice of scans of half of the pool, for one split: what a figure shows."""
     order = [pool[k] for k in rng.permutation(len(pool))]
     learnt = max(2, round(_LEARNT_SHARE * len(pool)))
-    half = learnt + (len(pool) - learnt) // 2
+    half = learnt + max((len(pool) - learnt) // 2, patients_needed(ALPHA))
     model = learn_bound(
         [patients[who] for who in (*tuning, *order[:learnt])], "lower", ALPHA, directions=DIRECTIONS["dice"]
     )
