@@ -88,7 +88,17 @@ def test_the_difference_is_that_of_the_numbers_patient_by_patient() -> None:
 
 def test_targets_follow_the_differences() -> None:
     gain = {"mean of sensitivity and specificity": {"value": 0.1}, "dice": {"value": -0.1}, "class average": None}
-    place = {"ours less LoRA": gain}
+    place = {"less LoRA": {"frozen, R²Seg": gain, "LoRA, R²Seg": {key: {"value": 0.5} for key in gain}}}
     cells = {"T1, many contrasts": {"T1": place, "T2-like": place}, "CT, many contrasts": {"CT": {}, "MR-like": {}}}
     targets = STUDY.summarise(cells, Context(0, False, None))["targets"]
     assert [(t.get("better"), t.get("met")) for t in targets] == [(True, None), (None, False)]
+    for there in cells["T1, many contrasts"].values():
+        there["judges"] = {}
+    cells["CT, many contrasts"] = {"CT": {"judges": {}}, "MR-like": {"judges": {}}}
+    lines = STUDY.tables({"cells": cells})["gains"].splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == [
+        f"T1, many contrasts, asked on {place}: {ours}"
+        for place in ("T1", "T2-like")
+        for ours in ("frozen, R²Seg", "LoRA, R²Seg")
+    ]
+    assert lines[0].split("|")[2:5] == [" 0.10 ", " -0.10 ", " – "]

@@ -34,7 +34,7 @@ _WORLDS = {"hippocampus": ("T1", "T2-like"), "phantom": ("CT", "MR-like")}
 _AWAY = {"hippocampus": "hippocampus-t2", "phantom": "phantom-mr"}
 _BASES = ("many contrasts", "one contrast, as long")
 _FULL, _ALONE, _VARIANT = "gates + cohort", "segmenter alone", "1 view"
-_OURS, _LORA = "frozen, R²Seg", "LoRA"
+_OURS, _LORA = "frozen, R²Seg", "LoRA, alone"
 _RIVALS: tuple[Rival, ...] = ("LoRA", "fine-tuned")
 # Three times the steps of r2seg-transfer, fixed before anybody was tested: there is more to learn.
 _STEPS, _COPIES = 1200, 40
@@ -42,6 +42,8 @@ _STEPS, _COPIES = 1200, 40
 _HEALTHY = {"phantom": 79, "hippocampus": 40}
 _TEST = {"phantom": 48, "hippocampus": 50}
 _SHOWN = ("clear lesions", "lesions", "specificity", "slice sensitivity", "slice specificity", "dice", "class average")
+
+_GAINS = ("mean of sensitivity and specificity", "dice", "class average")
 
 
 def _cells(context: Context) -> list[Cell]:
@@ -106,19 +108,21 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     else:
         frozen = _pixels(world, context)
     judges = {name: JUDGES[name] for name in (_ALONE, _FULL)}
-    null = nulls_of(world, frozen, _VARIANT, judges, context, limit=healthy)
+    asked = {"frozen": frozen} | {name: _asked(networks[name]) for name in _RIVALS if networks}
+    nulls = {name: nulls_of(world, model, _VARIANT, judges, context, limit=healthy) for name, model in asked.items()}
     found: dict[str, Any] = {}
     for place, name in zip((world, _AWAY[world]), _WORLDS[world], strict=True):
-        seen = outcomes_of(place, frozen, _VARIANT, judges, null, context, limit=test)
-        every = {"frozen, alone": seen[_ALONE], _OURS: seen[_FULL]}
-        for rival in (r for r in _RIVALS if networks):
-            alone = {_ALONE: JUDGES[_ALONE]}
-            every[rival] = outcomes_of(place, _asked(networks[rival]), _VARIANT, alone, {}, context, limit=test)[_ALONE]
+        every: dict[str, list[Outcome]] = {}
+        for who, model in asked.items():
+            seen = outcomes_of(place, model, _VARIANT, judges, nulls[who], context, limit=test)
+            every |= {f"{who}, alone": seen[_ALONE], f"{who}, R²Seg": seen[_FULL]}
         found[name] = {"judges": {n: numbers(o, seed=context.seed) for n, o in every.items()}}
         if networks:
             patients = list(cases(place, "test", context, limit=test))
             found[name]["organs"] = {n: organ_dice(m, patients, context) for n, m in networks.items()}
-            found[name]["ours less LoRA"] = difference(every[_OURS], every[_LORA], seed=context.seed)
+            found[name]["less LoRA"] = {
+                ours: difference(every[ours], every[_LORA], seed=context.seed) for ours in (_OURS, "LoRA, R²Seg")
+            }
     return found
 
 
@@ -139,8 +143,8 @@ def difference(ours: Sequence[Outcome], theirs: Sequence[Outcome], *, seed: int)
     pairs = zip(union_by(ours).values(), union_by(theirs).values(), strict=True)
     rows = np.array([_patient(a) + _patient(b) for a, b in pairs], dtype=np.float64)
     half = rows.shape[1] // 2
-    wanted: dict[str, Callable[[npt.NDArray[np.float64]], float]] = {"mean of sensitivity and specificity": _balance}
-    wanted |= {name: COLUMNS[name][1] for name in ("dice", "class average")}
+    wanted: dict[str, Callable[[npt.NDArray[np.float64]], float]] = {_GAINS[0]: _balance}
+    wanted |= {name: COLUMNS[name][1] for name in _GAINS[1:]}
     found: dict[str, Any] = {}
     for name, statistic in wanted.items():
 
@@ -168,10 +172,10 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
     for key, found in results.items():
         place = dict(_WORLDS.values())[key.split(",")[0]]
         there = found[place]
-        if "ours less LoRA" not in there:
+        if "less LoRA" not in there:
             continue
         for name, what in (("mean of sensitivity and specificity", "better"), ("dice", "met")):
-            gain = there["ours less LoRA"][name]
+            gain = there["less LoRA"][_OURS][name]
             words = f"{key}, asked on {place}" + (": Dice above LoRA's" if name == "dice" else "")
             value = None if gain is None else gain["value"]
             targets.append({"what": words, "observed": value, what: None if value is None else bool(value > 0)})
@@ -188,13 +192,12 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
                 [f"{where}: {name}", *(f"{v:.3f}" for v in dice.values())]
                 for name, dice in there.get("organs", {}).items()
             ]
-            if "ours less LoRA" in there:
-                names = list(there["ours less LoRA"])
-                gains.append([where, *row(there["ours less LoRA"], names)])
+            for ours, gain in there.get("less LoRA", {}).items():
+                gains.append([f"{where}: {ours}", *row(gain, _GAINS)])
     return {
         "judges": markdown_table(["taught on, asked on: method", *_SHOWN], lines),
         "organs": markdown_table(["network", "anterior hippocampus", "posterior hippocampus"], organs),
-        "gains": markdown_table(["frozen, R²Seg, less LoRA", *names], gains),
+        "gains": markdown_table(["less LoRA alone", *_GAINS], gains),
     }
 
 
