@@ -324,7 +324,8 @@ def test_sets_that_promise_nothing_leave_the_mask(scan):
     for other in (sets_profile(calibrated(), graded=False), sets_profile(calibrated(count=2))):
         plain = find_anchors(scan, plan("spleen tumour"), [LabelMapAnchors(organs(spleen=SPLEEN))], profile=other)
         assert np.array_equal(plain.organ.array, SPLEEN)
-        assert plain.findings == (), "sets of another organ say nothing"
+        assert codes(plain) == ["anchor-sets-missing"], "a profile that was given and could not be used"
+        assert "no sets of the spleen" in plain.findings[0].sentence
     with pytest.raises(InputError, match="another version of the descriptors"):
         find_anchors(
             scan, plan(), [LabelMapAnchors(organs(liver=LIVER))], profile=sets_profile(calibrated(), encoder="old")

@@ -20,6 +20,7 @@ from anatrust.models.segmenters.blob import BlobSegmenter
 from anatrust.pipeline.cohort import Cohort
 from anatrust.pipeline.fit import fit
 from anatrust.pipeline.plain import segment_plain
+from anatrust.pipeline.profile import Profile
 from anatrust.pipeline.propose import ProposalSettings
 from anatrust.pipeline.segment import segment
 from anatrust.pipeline.segment_cohort import segment_cohort
@@ -196,6 +197,13 @@ def test_a_cohort_becomes_a_table_to_fit_on_and_resumes(tmp_path):
     )
     assert fitted.rejection is not None
     assert fitted.rejection.anatomy
+
+
+@pytest.mark.parametrize(("named", "told"), [("unet", True), ("dark spots of our own", False), ("blob", False)])
+def test_a_profile_of_another_segmenter_is_said(phantom, named, told):
+    profile = Profile(named, "CT", "x" * 64)
+    verdict = segment(phantom.scan, "liver tumour", anatomy=phantom.anatomy, settings=FAST, profile=profile)
+    assert ("profile-of-another-segmenter" in {f.code for f in verdict.findings}) is told
 
 
 def test_a_table_in_another_order_gets_every_patients_own_results(tmp_path):

@@ -159,3 +159,6 @@ def test_the_record_counts_what_was_judged():
     assert record["refused_by"] == {"L2": 1}
     assert (record["candidates"], record["tested"], record["kept"], record["undecidable"]) == (4, 2, 1, 1)
     assert record["organs"] == {"liver": 4}, "by the centres of all four"
+    unnamed = LabelMap(np.full((2, 2, 2), 7), Grid((2, 2, 2), np.eye(4)))
+    without = judgement_record((candidate(1, decision="kept"),), draws=1, null="iid", organs=unnamed)
+    assert without["organs"] == {}, "a number is not an organ"

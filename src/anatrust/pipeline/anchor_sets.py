@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from anatrust.anatomy.knowledge import knowledge
 from anatrust.anatomy.plausibility import structure_of
 from anatrust.conformal.sets import PredictionSet
 from anatrust.errors import InputError
@@ -31,13 +32,13 @@ def with_sets(
     scan
         The scan they lie in.
     profile
-        Its sets must have been fitted on masks of the same organ ("graded masks"); others are
-        left alone.
+        Its sets must have been fitted on masks of the same organ ("graded masks"); of others it is
+        said that they were left alone.
 
     Returns
     -------
     dict, findings
-        Sets by structure, only where both are feasible; an infeasible one is said.
+        Sets by structure, only where both are feasible; an infeasible or missing one is said.
 
     Guarantee
     ---------
@@ -52,7 +53,7 @@ def with_sets(
     """
     section = profile.sets
     if section is None or not section.graded_masks:
-        return {}, ()
+        return {}, (_unused(anchors),)
     encoder = LocalDescriptors()
     if section.encoder != encoder.identity:
         raise InputError("the profile's sets were fitted with another version of the descriptors: fit it again")
@@ -77,4 +78,16 @@ def with_sets(
                         "Fit the profile on more patients.",
                     )
                 )
+    if not found and not said:
+        said.append(_unused(anchors))
     return found, tuple(said)
+
+
+def _unused(anchors: Sequence[Anchor]) -> Finding:
+    names = ", ".join(knowledge().structure(anchor.structure).name for anchor in anchors)
+    return Finding(
+        "warning",
+        "anchor-sets-missing",
+        f"The anchor profile holds no sets of the {names} that were graded from masks, so it was not used.",
+        "Fit it on masks of the organ, without probabilities, and with its truth; or leave --anchor-profile out.",
+    )

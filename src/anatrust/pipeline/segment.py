@@ -19,7 +19,7 @@ from anatrust.models.anchors.prompted import PromptedAnchors
 from anatrust.models.planner import AnatomyPlan, PlanModality, Planner
 from anatrust.models.planner_rules import RulesPlanner
 from anatrust.models.protocols import AnchorProvider, Segmenter
-from anatrust.models.registry import default_anchors, load_segmenter
+from anatrust.models.registry import default_anchors, load_segmenter, registered_models
 from anatrust.pipeline.anchors import AnchorSearch, find_anchors
 from anatrust.pipeline.case import Case, Names, check_seed, label_map_on, label_table
 from anatrust.pipeline.decide import decide
@@ -201,6 +201,7 @@ def segment(
             *_for_own_mask(inspect_scan(image, proposed.labels, chances if proposed.components else None)),
             *moved,
             *remarks,
+            *_of_another(fitted, model),
         )
     base = Verdict(
         "review",
@@ -260,6 +261,23 @@ def anchor_chain(
 def _organs(anatomy: object, names: Names, scan: Scan) -> tuple[LabelMap, tuple[Finding, ...]]:
     labels, moved = label_map_on(anatomy, scan.grid, "anatomy")
     return LabelMap(labels.array, labels.grid, {**labels.names, **label_table(names)}), moved
+
+
+def _of_another(profile: Profile | None, model: Segmenter) -> tuple[Finding, ...]:
+    """A profile that names one of our segmenters, and not the one that is asked; free names are left to the user."""
+    named = "" if profile is None else profile.segmenter
+    known = {entry.name for entry in registered_models() if entry.kind == "segmenter"}
+    # What lies in files may be of any of them.
+    if named.partition("(")[0] not in known or named in (model.name, model.identity) or model.name == "precomputed":
+        return ()
+    return (
+        Finding(
+            "warning",
+            "profile-of-another-segmenter",
+            f"The profile was fitted for the segmenter {named}, and {model.identity} was asked: it promises nothing.",
+            "Run this segmenter over the cohort and fit a profile for it.",
+        ),
+    )
 
 
 def _for_own_mask(findings: Sequence[Finding]) -> tuple[Finding, ...]:
