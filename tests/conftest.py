@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -35,3 +40,72 @@ def shared_data() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260121)
+
+
+class Asked(NamedTuple):
+    """A request as it arrived."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class ChatServer:
+    """Speaks the chat-completions API on this machine, and keeps what it was sent.
+
+    ``answers`` are given in turn, the last one for ever: text or plain values (as JSON text) become a completion;
+    bytes are sent as they are, ``(status, bytes)`` with another status; a function is given the handler.
+    """
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = [""]
+        self.seen: list[Asked] = []
+        self.stopping = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.seen.append(Asked(self.path, dict(self.headers), body))
+                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                try:
+                    if callable(answer):
+                        answer(self)
+                        return
+                    status, reply = answer if isinstance(answer, tuple) else (200, answer)
+                    reply = reply if isinstance(reply, bytes) else _completion(reply)
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(reply)))
+                    if status in (301, 307):
+                        self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+                    self.end_headers()
+                    self.wfile.write(reply)
+                except OSError:
+                    pass  # the client had heard enough
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+def _completion(content: Any) -> bytes:
+    text = content if isinstance(content, str) else json.dumps(content)
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return json.dumps({"object": "chat.completion", "choices": [choice]}).encode()
+
+
+@pytest.fixture
+def chat_server() -> Iterator[ChatServer]:
+    running = ChatServer()
+    yield running
+    running.stop()

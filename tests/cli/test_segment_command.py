@@ -6,8 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import jsonschema
@@ -183,38 +181,22 @@ GOOD = {
 }
 
 
-@pytest.fixture
-def server():
-    seen: list[tuple[dict[str, str], bytes]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            seen.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-            body = json.dumps({"choices": [{"message": {"content": json.dumps(GOOD)}, "finish_reason": "stop"}]})
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_):
-            pass
-
-    made = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{made.server_port}/v1", seen
-    made.shutdown()
-    made.server_close()
-    thread.join()
-
-
-def test_a_language_model_plans_and_sees_words_and_modality_alone(asked, server, tmp_path):
-    url, seen = server
+def test_a_language_model_plans_and_sees_words_and_modality_alone(asked, chat_server, tmp_path):
+    chat_server.answers = [GOOD]
     key = tmp_path / "key"
     key.write_text("secret-key\n")
-    words = ["--planner", "llm", "--planner-url", url, "--planner-model", "m", "--planner-key-file", str(key)]
+    words = [
+        "--planner",
+        "llm",
+        "--planner-url",
+        chat_server.url,
+        "--planner-model",
+        "m",
+        "--planner-key-file",
+        str(key),
+    ]
     assert run([*asked, *words, "--planner-cache", str(tmp_path / "cache"), "-o", str(tmp_path / "out"), "-q"]) == 0
-    ((headers, body),) = seen
+    ((_, headers, body),) = chat_server.seen
     assert headers["Authorization"] == "Bearer secret-key"
     assert json.loads(json.loads(body)["messages"][1]["content"]) == {"tumor": "liver tumour", "modality": "CT"}
     everything = body + json.dumps(headers).encode()
@@ -228,7 +210,7 @@ def test_a_language_model_plans_and_sees_words_and_modality_alone(asked, server,
     assert "secret-key" not in run_text
     # The answer is kept: no second request.
     assert run([*asked, *words, "--planner-cache", str(tmp_path / "cache"), "-o", str(tmp_path / "again"), "-q"]) == 0
-    assert len(seen) == 1
+    assert len(chat_server.seen) == 1
 
 
 def test_a_dead_server_is_said_in_the_verdict(asked, tmp_path):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -152,60 +152,23 @@ def test_an_untrained_model_abstains(place: Path, tmp_path: Path) -> None:
     assert "no usable answer" in found.abstained
 
 
-class Server:
-    """Speaks the chat-completions API; answers in turn, the last one for ever."""
-
-    def __init__(self) -> None:
-        self.answers: list[Any] = [WORDS]
-        self.seen: list[tuple[dict[str, str], bytes]] = []
-        self.stopping = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.seen.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
-                try:
-                    if answer is None:  # a byte now and then, for ever
-                        self.send_response(200)
-                        self.end_headers()
-                        while not outer.stopping.wait(0.05):
-                            self.wfile.write(b" ")
-                            self.wfile.flush()
-                        return
-                    status, body = answer if isinstance(answer, tuple) else (200, completion(answer))
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-                except OSError:
-                    pass  # the client had heard enough
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.thread.start()
-
-
-def completion(text: str) -> bytes:
-    message = {"role": "assistant", "content": text}
-    return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.stopping.set()
-    running.http.shutdown()
-    running.http.server_close()
-    running.thread.join()
+def server(chat_server: Any) -> Any:
+    chat_server.answers = [WORDS]
+    return chat_server
 
 
-def test_a_server_on_this_machine_is_asked_and_sees_pictures_alone(server: Server, place: Path, tmp_path: Path) -> None:
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """A byte now and then, until nobody listens any more."""
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        time.sleep(0.05)
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+
+
+def test_a_server_on_this_machine_is_asked_and_sees_pictures_alone(server: Any, place: Path, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("secret-123\n")
     options = ("--endpoint", server.url, "--model", "any-model", "--key-file", str(key))
@@ -214,7 +177,7 @@ def test_a_server_on_this_machine_is_asked_and_sees_pictures_alone(server: Serve
     assert min(overlaps) > 0.8
     assert told["reasoner"].startswith("vlm/1 any-model at 127.0.0.1")
     assert "secret" not in (tmp_path / "out" / "run.json").read_text()
-    (headers, body), *more = server.seen
+    (_, headers, body), *more = server.seen
     assert not more
     assert headers["Authorization"] == "Bearer secret-123"
     assert headers["User-Agent"] == "anatrust"
@@ -234,7 +197,7 @@ def test_a_server_on_this_machine_is_asked_and_sees_pictures_alone(server: Serve
         assert secret not in everything
 
 
-def test_a_volume_is_asked_about_by_key_slices(server: Server, place: Path, tmp_path: Path) -> None:
+def test_a_volume_is_asked_about_by_key_slices(server: Any, place: Path, tmp_path: Path) -> None:
     for name, shift, seed in (("scan", 3, 1), ("other", 0, 2)):
         image, labels = drawn(shift, seed)
         # As a reader sees it: columns run to the patient's left, rows to the back.
@@ -271,11 +234,11 @@ def _chunks(png: bytes) -> Iterator[int]:
         ((200, b"{}"), "form of a chat completion"),
         ((200, b" " * 2_000_000), "longer than"),
         ("I cannot look at medical images.", "the answer is not"),
-        (None, "time allowed"),
+        (drip, "time allowed"),
     ],
 )
 def test_broken_slow_and_hostile_servers_give_a_reason(
-    server: Server, place: Path, tmp_path: Path, answer: Any, message: str
+    server: Any, place: Path, tmp_path: Path, answer: Any, message: str
 ) -> None:
     from anatrust.pipeline.annotate import annotate
     from anatrust.reference.language_reasoner import LanguageReasoner
@@ -290,7 +253,7 @@ def test_broken_slow_and_hostile_servers_give_a_reason(
 
 
 def test_pictures_stay_here_unless_that_is_allowed(
-    server: Server, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Any, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     far = ("--endpoint", "https://models.example.org/v1", "--model", "any")
     assert run(given(place, *far, "-o", str(tmp_path / "out"))) == 2
@@ -304,7 +267,7 @@ def test_pictures_stay_here_unless_that_is_allowed(
     assert VisionEndpoint(Endpoint("https://models.example.org/v1"), "any", send_images=True).send_images
 
 
-def test_odd_label_names_are_not_sent(server: Server) -> None:
+def test_odd_label_names_are_not_sent(server: Any) -> None:
     vision = VisionEndpoint(Endpoint(server.url), "any")
     assert all(vision.may_say(n) for n in ("liver", "kidney_left", "vertebrae_L3", "label 17"))
     assert not any(vision.may_say(n) for n in ("lesion of 1970-01-01", "jane@example.org", "C:\\doe"))

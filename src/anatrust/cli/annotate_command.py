@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anatrust.cli.console import columns, progress_bar
-from anatrust.cli.options import Json, Modality, Quiet, Verbose, parse_series, parse_spacing
+from anatrust.cli.options import (
+    Json,
+    Modality,
+    OutputFolder,
+    Quiet,
+    Series,
+    Spacing,
+    Verbose,
+    parse_series,
+    parse_spacing,
+)
 from anatrust.cli.reasoner_options import make_reasoner
 from anatrust.errors import InputError
 
@@ -35,7 +45,7 @@ def annotate_command(
         Path | None, typer.Option(metavar="FILE", help="Choose the references from a bank, see anatrust bank.")
     ] = None,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="References to take from the bank at most.")] = 5,
-    out: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")] = None,
+    out: OutputFolder = None,
     reasoner: Annotated[str, typer.Option(metavar="NAME", help="Who reasons; see anatrust info.")] = "registration",
     adaptive: Annotated[
         bool, typer.Option("--adaptive", help="Try turned and enlarged views of each reference, keep what fits best.")
@@ -85,12 +95,8 @@ def annotate_command(
         str | None, typer.Option(metavar="SERVICE:USER", help="vlm: where the system's keyring holds the key.")
     ] = None,
     modality: Modality = None,
-    spacing: Annotated[
-        str | None, typer.Option(metavar="MM", help="Pixel size of a picture in mm, e.g. 0.5 or 0.5x0.7.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(metavar="N", help="Which DICOM series, page or volume, where there are several.")
-    ] = None,
+    spacing: Spacing = None,
+    series: Series = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,  # noqa: ARG001 - read before parsing, see main

@@ -14,14 +14,22 @@ if TYPE_CHECKING:
     from anatrust.rejection.settings import RejectionSettings
 
 __all__ = [
+    "Alpha",
     "AnatomyNames",
     "Direction",
+    "FailOn",
     "Features",
     "Json",
     "Modality",
     "NoGates",
+    "NullName",
+    "OutputFolder",
     "Quiet",
+    "Seed",
+    "Series",
+    "Spacing",
     "Verbose",
+    "check_verdict_options",
     "parse_series",
     "parse_spacing",
     "rejection_settings",
@@ -47,6 +55,20 @@ Modality = Annotated[
         metavar="NAME", callback=_known_modality, help="CT, MR, PET, US, photo or unknown; DICOM says it itself."
     ),
 ]
+Spacing = Annotated[str | None, typer.Option(metavar="MM", help="Pixel size of a picture in mm, e.g. 0.5 or 0.5x0.7.")]
+Series = Annotated[
+    str | None, typer.Option(metavar="N", help="Which DICOM series, page or volume, where there are several.")
+]
+OutputFolder = Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")]
+Alpha = Annotated[
+    float | None, typer.Option(metavar="A", help="The tolerated error; sets all levels (default 0.10, 0.05).")
+]
+NullName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="auto (cohort with a profile, else surrogate-max), placement, block or iid."),
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of all random draws.")]
+FailOn = Annotated[str | None, typer.Option(metavar="WHAT", help="Exit with 3 on review or abstain (or worse).")]
 Features = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="What is compared: intensity (default) or local (neighbourhood descriptors)."),
@@ -61,6 +83,16 @@ AnatomyNames = Annotated[
         "like (anatrust info lists them), or a JSON file.",
     ),
 ]
+
+
+def check_verdict_options(out: Path | None, *, json: bool, fail_on: str | None, seed: int) -> None:
+    """What every command that ends with a verdict asks of its options, before anything is read."""
+    if fail_on not in (None, "review", "abstain"):
+        raise InputError(f"--fail-on {fail_on!r}: choose review or abstain")
+    if out is None and not json:
+        raise InputError("say where the results shall go with -o DIR, or print the verdict with --json")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: give a number from 0")
 
 
 def parse_spacing(text: str | None) -> tuple[float, ...] | None:

@@ -11,14 +11,22 @@ import typer
 
 from anatrust.cli.console import progress_bar
 from anatrust.cli.options import (
+    Alpha,
     AnatomyNames,
     Direction,
+    FailOn,
     Features,
     Json,
     Modality,
     NoGates,
+    NullName,
+    OutputFolder,
     Quiet,
+    Seed,
+    Series,
+    Spacing,
     Verbose,
+    check_verdict_options,
     parse_series,
     parse_spacing,
     rejection_settings,
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["segment_command"]
 
-_GRAVITY = {"accept": 0, "review": 1, "abstain": 2}
 _TABLES = (".csv", ".parquet", ".pq")
 
 
@@ -42,7 +49,7 @@ def segment_command(
         Path, typer.Option("-i", "--input", metavar="SCAN", help="The scan, or a cohort table (.csv, .parquet).")
     ],
     target: Annotated[str, typer.Option(metavar="WORDS", help="What is looked for, e.g. 'liver tumour'.")],
-    out: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")] = None,
+    out: OutputFolder = None,
     segmenter: Annotated[str, typer.Option(metavar="NAME", help="Who segments; see 'anatrust info'.")] = "blob",
     weights: Annotated[
         Path | None, typer.Option(metavar="PATH", help="What the segmenter needs: weights, a bundle, an output folder.")
@@ -86,27 +93,16 @@ def segment_command(
     profile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What 'anatrust fit' learnt with this segmenter.")
     ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(metavar="A", help="The tolerated error; sets all levels (default 0.10, 0.05).")
-    ] = None,
-    null: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="auto (cohort with a profile, else surrogate-max), placement, block or iid."),
-    ] = None,
+    alpha: Alpha = None,
+    null: NullName = None,
     features: Features = None,
     direction: Direction = None,
     no_gates: NoGates = False,
     modality: Modality = None,
-    spacing: Annotated[
-        str | None, typer.Option(metavar="MM", help="Pixel size of a picture in mm, e.g. 0.5 or 0.5x0.7.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(metavar="N", help="Which DICOM series, page or volume, where there are several.")
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of all random draws.")] = 0,
-    fail_on: Annotated[
-        str | None, typer.Option(metavar="WHAT", help="Exit with 3 on review or abstain (or worse).")
-    ] = None,
+    spacing: Spacing = None,
+    series: Series = None,
+    seed: Seed = 0,
+    fail_on: FailOn = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,  # noqa: ARG001 - read before parsing, see main
@@ -118,7 +114,11 @@ def segment_command(
     """
     table = scan.suffix.lower() in _TABLES
     given = {"null": null, "features": features, "direction": direction, "no_gates": no_gates}
-    _check(out, table=table, plain=plain, json=json, fail_on=fail_on, seed=seed, target=target)
+    if not target.strip():
+        raise InputError("--target is empty: say what is looked for, for example 'liver tumour'")
+    check_verdict_options(out, json=json, fail_on=fail_on, seed=seed)
+    if (plain or table) and (out is None or json or fail_on):
+        raise InputError("a cohort and --plain write folders, no verdict: give -o DIR, without --json and --fail-on")
     if plain:
         _refuse_unused(
             {
@@ -186,28 +186,9 @@ def segment_command(
         if not quiet:
             typer.echo(_plain_text(found, cast(Path, out), threshold))
         return 0
-    if json:
-        typer.echo(verdict.dumps())
-    elif not quiet:
-        from anatrust.cli.show_verdict import verdict_text
+    from anatrust.cli.show_verdict import tell_verdict
 
-        typer.echo(verdict_text(verdict, out))
-    return 3 if fail_on is not None and _GRAVITY[verdict.decision] >= _GRAVITY[fail_on] else 0
-
-
-def _check(
-    out: Path | None, *, table: bool, plain: bool, json: bool, fail_on: str | None, seed: int, target: str
-) -> None:
-    if not target.strip():
-        raise InputError("--target is empty: say what is looked for, for example 'liver tumour'")
-    if fail_on not in (None, "review", "abstain"):
-        raise InputError(f"--fail-on {fail_on!r}: choose review or abstain")
-    if out is None and not json:
-        raise InputError("say where the results shall go with -o DIR, or print the verdict with --json")
-    if (plain or table) and (out is None or json or fail_on):
-        raise InputError("a cohort and --plain write folders, no verdict: give -o DIR, without --json and --fail-on")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: give a number from 0")
+    return tell_verdict(verdict, out, json=json, quiet=quiet, fail_on=fail_on)
 
 
 def _refuse_unused(options: Mapping[str, object]) -> None:

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from anatrust.cli.console import columns
 from anatrust.pipeline.decide import split_reason
 
@@ -15,13 +17,24 @@ if TYPE_CHECKING:
     from anatrust.pipeline.verdict import Verdict
     from anatrust.rejection.candidate import Candidate
 
-__all__ = ["verdict_text"]
+__all__ = ["tell_verdict", "verdict_text"]
+
+_GRAVITY = {"accept": 0, "review": 1, "abstain": 2}
 
 _WIDTH = 100
 _MOST_ROWS = 30
 _MOST_REASONS = 8
 # What makes one reason of many equal ones: "(p is 0.18 to 0.76)", "on which depends whether p is 0.005 or 0.78".
 _FIGURES = re.compile(r" \(p is [^)]*\)|, on which depends whether p is \S+ or \S+$")
+
+
+def tell_verdict(verdict: Verdict, out: Path | None, *, json: bool, quiet: bool, fail_on: str | None) -> int:
+    """Print a verdict, as text or as JSON alone, and return the exit code."""
+    if json:
+        typer.echo(verdict.dumps())
+    elif not quiet:
+        typer.echo(verdict_text(verdict, out))
+    return 3 if fail_on is not None and _GRAVITY[verdict.decision] >= _GRAVITY[fail_on] else 0
 
 
 def verdict_text(verdict: Verdict, out: Path | None = None) -> str:

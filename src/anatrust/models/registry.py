@@ -12,7 +12,7 @@ from anatrust.errors import InputError, MissingExtraError
 from anatrust.models.device import check_device
 from anatrust.models.protocols import AnchorProvider, Segmenter
 
-__all__ = ["ModelEntry", "default_anchors", "find_entry", "load_anchors", "load_segmenter", "registered_models"]
+__all__ = ["ModelEntry", "default_anchors", "load_anchors", "load_segmenter", "registered_models"]
 
 Kind = Literal["encoder", "segmenter", "planner", "reasoner", "anchors"]
 
@@ -312,20 +312,6 @@ def registered_models() -> tuple[ModelEntry, ...]:
     ['local-descriptors', 'segmenter', 'dinov3']
     """
     return _ENTRIES
-
-
-def find_entry(name: str) -> ModelEntry:
-    """The entry of this name.
-
-    Raises
-    ------
-    InputError
-        If no model has this name.
-    """
-    for entry in _ENTRIES:
-        if entry.name == name:
-            return entry
-    raise InputError(f"there is no model {name!r}: choose one of {', '.join(e.name for e in _ENTRIES)}")
 
 
 def load_segmenter(name: str, weights: str | Path | None = None, *, device: str = "cpu") -> Segmenter:

@@ -15,8 +15,6 @@ from anatrust.errors import FormatError
 
 __all__ = ["SafeCheckpoints", "load_state", "save_state"]
 
-_STATE = "state"
-
 
 class SafeCheckpoints:
     """Mixed into a trainer before its class: what it would pickle is written and read here instead.
