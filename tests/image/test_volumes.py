@@ -34,6 +34,7 @@ def test_scans_keep_their_dtype_and_cannot_be_written_through():
         (lambda: ProbabilityMap(np.zeros((2, *GRID.shape)), GRID), GeometryError, "class names"),
         (lambda: ProbabilityMap(np.full((1, *GRID.shape), 3.0), GRID), FormatError, "softmax"),
         (lambda: ProbabilityMap(np.full((1, *GRID.shape), np.nan), GRID), FormatError, "NaN or infinite"),
+        (lambda: ProbabilityMap(np.append(np.zeros(59), np.nan).reshape(1, *GRID.shape), GRID), FormatError, "NaN or"),
     ],
 )
 def test_invalid_images_are_refused(build, error, why):

@@ -419,6 +419,11 @@ def test_compiled_functions_equal_their_python_source(rng: np.random.Generator) 
         compiled = scan_statistic.extremes(*search)
         assert np.allclose(compiled, scan_statistic.extremes.py_func(*search), rtol=1e-12)
     assert (compiled[:, 2] == 0.0).all()  # nothing is left to compare with
+    for size in (0, 1, 9, 900):
+        unsorted = rng.integers(0, 500, size).astype(float)
+        for sort in (scan_statistic.ascend, scan_statistic.ascend.py_func):
+            sort(ascending := unsorted.copy())
+            assert np.array_equal(ascending, np.sort(unsorted))
     middles, spreads = np.transpose([scan_statistic.deciles(own, 1) for own in values])
     assert np.allclose(compiled[:, 0, 0], (values.max(axis=1) - middles) / spreads)
     assert np.allclose(compiled[:, 0, 1], (middles - values.min(axis=1)) / spreads)

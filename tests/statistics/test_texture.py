@@ -250,6 +250,13 @@ def test_coarser_levels_see_a_large_ball(rng: np.random.Generator) -> None:
 def test_sums_over_blocks_and_pairs() -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     assert block_sums(array, (2, 1)).tolist() == [[4, 6, 8, 10], [8, 9, 10, 11]]
+    noise = np.random.default_rng(0).standard_normal((23, 41, 30, 2)).astype(np.float32)
+    for factors in ((2, 3, 4), (5, 1, 8), (7, 9, 6), (12, 45, 1)):
+        whole = noise
+        for axis, factor in enumerate(factors):
+            whole = np.add.reduceat(whole, np.arange(0, whole.shape[axis], factor), axis=axis)
+        assert np.allclose(block_sums(noise, factors), whole, atol=1e-4)
+        assert block_sums(noise, factors).dtype == np.float32
     assert halve(array, (0,)).tolist() == [[2, 3, 4, 5], [4, 4.5, 5, 5.5]]
     assert halve(array, (1,)).tolist() == [[0.5, 2.5], [4.5, 6.5], [8.5, 10.5]]
 

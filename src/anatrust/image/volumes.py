@@ -13,7 +13,7 @@ import numpy.typing as npt
 from anatrust.errors import FormatError, GeometryError
 from anatrust.image.grid import Grid
 
-__all__ = ["LabelMap", "Mask", "Modality", "ProbabilityMap", "Scan"]
+__all__ = ["LabelMap", "Mask", "Modality", "ProbabilityMap", "Scan", "value_range"]
 
 Modality = Literal["CT", "MR", "PET", "US", "photo", "unknown"]
 
@@ -134,7 +134,7 @@ class ProbabilityMap:
             raise FormatError(f"probabilities are floating point, not {array.dtype}")
         if len(self.classes) != array.shape[0]:
             raise GeometryError(f"{array.shape[0]} probability channels but {len(self.classes)} class names")
-        low, high = float(array.min()), float(array.max())
+        low, high = value_range(array)
         if not np.isfinite([low, high]).all():
             raise FormatError("probabilities hold NaN or infinite values: replace them, or write the file again")
         if not (low >= -1e-6 and high <= 1 + 1e-6):
@@ -155,6 +155,19 @@ class ProbabilityMap:
         if self.array.shape[0] > 1:
             found = 1 - found if self.classes[0].lower() == "background" else self.array.max(axis=0)
         return found.astype(np.float32) if found.dtype == np.float16 else found
+
+
+def value_range(array: npt.NDArray[Any]) -> tuple[float, float]:
+    """Smallest and largest value, NaN where one is; slab by slab, so that large arrays are read from memory once.
+
+    Examples
+    --------
+    >>> value_range(np.arange(24).reshape(2, 3, 4))
+    (0.0, 23.0)
+    """
+    slabs = [slab for part in array for slab in part] if array.ndim > 3 else array if array.ndim > 2 else [array]
+    ends = [(slab.min(), slab.max()) for slab in slabs]
+    return float(np.min([low for low, _ in ends])), float(np.max([high for _, high in ends]))
 
 
 def _not_zero(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

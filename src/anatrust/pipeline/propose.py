@@ -238,7 +238,12 @@ def _proposal(
     *,
     limited: bool = True,
 ) -> Proposal:
-    mask = fused >= settings.threshold
+    # Outside of what was asked all is 0: there the frame's untouched memory need not be read, nor the mask's written.
+    asked = (Region.whole(fused.shape),) if settings.include_full else regions
+    edges = zip(zip(*(r.start for r in asked), strict=True), zip(*(r.stop for r in asked), strict=True), strict=True)
+    hull = tuple(slice(min(starts), max(stops)) for starts, stops in edges)
+    inside, mask = fused[hull], np.zeros(fused.shape, dtype=bool)
+    np.greater_equal(inside, settings.threshold, out=mask[hull])
     count = _keep_best(mask, fused, scan, settings.max_candidates) if limited else 0
     findings: tuple[Finding, ...] = ()
     if count > settings.max_candidates:
@@ -258,7 +263,7 @@ def _proposal(
         words,
         tuple(view.name for view in views),
         count,
-        float(fused.max()),
+        float(inside.max(initial=-np.inf if inside.size == fused.size else 0.0)),
         findings,
     )
 

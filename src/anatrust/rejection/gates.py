@@ -67,8 +67,11 @@ def existence_gate(
     share = float(np.count_nonzero(positive) / positive.size)
     top = distance = p = None
     if probabilities is not None:
-        top = float(probabilities.max())
-        distance, p = _ks(positive, probabilities)
+        # Outside the regions everything is 0.
+        box = bounding_box(probabilities) or (slice(0, 0),) * probabilities.ndim
+        busy = probabilities[box]
+        top = float(busy.max(initial=-np.inf if busy.size == probabilities.size else 0.0))
+        distance, p = _ks(positive, busy, box)
     failure = None
     if top is not None and top < settings.max_probability:
         failure = f"gate L1: the largest probability, {top:.3g}, is below {settings.max_probability:g}"
@@ -87,19 +90,22 @@ def existence_gate(
     return Existence(failure, share, top, distance, p)
 
 
-def _ks(positive: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
-    """Two-sample KS distance and asymptotic p-value; (0, 1) where one side is empty."""
+def _ks(
+    positive: npt.NDArray[np.bool_], busy: npt.NDArray[np.floating[Any]], box: tuple[slice, ...]
+) -> tuple[float, float]:
+    """Two-sample KS distance and asymptotic p-value; (0, 1) where one side is empty.
+
+    `busy` are the probabilities in a box, beyond which all are 0.
+    """
     from scipy.stats import kstwobign
 
     m = int(np.count_nonzero(positive))
     n = positive.size - m
     if m == 0 or n == 0:
         return 0.0, 1.0
-    # Outside the regions everything is 0 and falls into the first bin.
-    box = bounding_box(probabilities) or (slice(0, 0),) * probabilities.ndim
-    busy = probabilities[box]
+    # What is 0 falls into the first bin.
     everything = _histogram(busy)
-    everything[0] += probabilities.size - busy.size
+    everything[0] += positive.size - busy.size
     inside = _histogram(busy[positive[box]])
     inside[0] += m - int(inside.sum())
     gap = np.abs(np.cumsum(inside) / m - np.cumsum(everything - inside) / n).max()

@@ -87,11 +87,12 @@ class CoarseTissue:
         if not np.isfinite(values[tissue]).all():
             raise InputError("a feature in the domain is NaN or infinite: leave such voxels out of the domain")
         limit = _MAX_VOXELS if values.shape[-1] == 1 else _MAX_VOXELS_MANY
-        share, factors = tissue.astype(np.float32), np.ones(ndim, dtype=int)
+        inside, factors = tissue.astype(np.float32), np.ones(ndim, dtype=int)
+        share = inside
         while np.count_nonzero(share >= 0.5 * factors.prod()) > limit:
             # One finest axis at a time becomes a voxel coarser until the tissue is small enough.
             factors[int(np.argmin(np.round(step * factors, 6)))] += 1
-            share = block_sums(tissue.astype(np.float32), factors)
+            share = block_sums(inside, factors)
         mask = share >= 0.5 * factors.prod()
         amount = np.where(mask, share, np.float32(1.0))
         sums = block_sums(np.where(tissue[..., None], values, 0).astype(np.float32), factors)

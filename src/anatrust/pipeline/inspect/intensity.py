@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anatrust.image.volumes import Scan
+from anatrust.image.volumes import Scan, value_range
 from anatrust.pipeline.finding import Finding
 from anatrust.pipeline.inspect.body import border_values
 
@@ -32,7 +32,7 @@ class _Values:
 
     @classmethod
     def of(cls, array: npt.NDArray[Any]) -> _Values:
-        low, high = float(array.min()), float(array.max())
+        low, high = value_range(array)
         sample = _thinned(array)
         whole = array.dtype.kind in "iu" or bool((sample == np.round(sample)).all())
         return cls(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatrust.image.region import bounding_box
-from anatrust.image.volumes import LabelMap, ProbabilityMap
+from anatrust.image.volumes import LabelMap, ProbabilityMap, value_range
 from anatrust.pipeline.finding import Finding
 
 __all__ = ["inspect_probabilities", "inspect_probability_values"]
@@ -23,7 +23,7 @@ def inspect_probability_values(array: npt.NDArray[Any], *, exclusive: bool = Fal
     ['logits']
     """
     array = np.asarray(array)
-    low, high = float(array.min()), float(array.max())
+    low, high = value_range(array)
     if low < -1e-6 or high > 1 + 1e-6:
         return [
             Finding(
@@ -43,7 +43,9 @@ def inspect_probability_values(array: npt.NDArray[Any], *, exclusive: bool = Fal
             )
         ]
     # Every eighth value as a rule shows one; only where none does are all of them looked at.
-    if not any(((part > 1e-3) & (part < 1 - 1e-3)).any() for part in (array[..., ::8], array)):
+    parts = (channel for part in (array[..., ::8], array) for channel in part)
+    slabs = (slab for channel in parts for slab in (channel if np.ndim(channel) > 1 else [channel]))
+    if not any(((slab > 1e-3) & (slab < 1 - 1e-3)).any() for slab in slabs):
         return [
             Finding(
                 "warning",
