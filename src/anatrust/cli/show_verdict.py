@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,9 +44,8 @@ def verdict_text(verdict: Verdict, out: Path | None = None) -> str:
     what = scan.modality if scan.modality != "unknown" else "scan"
     lines = [f"{verdict.decision.upper()}  {scan.identifier or 'scan'} ({what}, {size} voxels of {step} {scan.unit})"]
     if verdict.candidates:
-        counts = Counter(c.decision for c in verdict.candidates)
-        said = [f"{counts[name]} {name}" for name in ("kept", "rejected", "undecidable") if counts[name]]
-        lines += _item(f"Candidates: {', '.join(said)}")
+        counts = ", ".join(f"{count} {decision}" for decision, count in verdict.counts().items() if count)
+        lines += _item(f"Candidates: {counts}")
     for reason in verdict.reasons:
         lines += _item(f"- {reason}")
     if verdict.findings:
