@@ -18,7 +18,8 @@ from anatrust.image.volumes import LabelMap, Mask, Scan
 from anatrust.image.write import write_mask
 from anatrust.metrics import EdgeCases, metric_panel
 from anatrust.pipeline.cohort import Cohort
-from anatrust.pipeline.evaluate import EvaluationSettings, evaluate
+from anatrust.pipeline.evaluate import evaluate
+from anatrust.pipeline.scan_metrics import EvaluationSettings
 
 GRID = Grid((24, 20, 12), np.diag([1.0, 1.0, 2.0, 1.0]))
 

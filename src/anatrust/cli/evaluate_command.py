@@ -67,8 +67,9 @@ def evaluate_command(
     from anatrust.metrics.lesions import MatchingRule
     from anatrust.metrics.surface import HausdorffDefinition
     from anatrust.pipeline.cohort import Cohort
-    from anatrust.pipeline.evaluate import EvaluationSettings, evaluate
+    from anatrust.pipeline.evaluate import evaluate
     from anatrust.pipeline.outputs import check_output_folder
+    from anatrust.pipeline.scan_metrics import EvaluationSettings
 
     if empty not in ("stated", "undefined"):
         raise InputError(f"--empty is stated or undefined, not {empty!r}")

@@ -16,7 +16,8 @@ import numpy as np
 from anatrust.image.atomic import replacing
 
 if TYPE_CHECKING:
-    from anatrust.pipeline.evaluate import Evaluation, ScanMetrics
+    from anatrust.pipeline.evaluate import Evaluation
+    from anatrust.pipeline.scan_metrics import ScanMetrics
 
 __all__ = ["evaluation_figures", "write_evaluation_page"]
 
