@@ -61,7 +61,12 @@ def test_a_run_leaves_everything_that_made_it(found, phantom):
     assert held["segmenter"]["identity"] == DARK.identity
     assert held["anchors"]["source"] == "anchors"
     assert set(run["timings"]) == {"read", "plan", "anchors", "segment", "inspect", "judge", "write"}
-    assert [stage for stage, _, _ in told][-1] == "done"
+    stages = [stage for stage, _, _ in told]
+    assert stages[-1] == "done"
+    compared = [stage for stage in stages if stage.startswith("judge comparison")]
+    total = compared[-1].split()[-1]
+    assert compared[0] == f"judge comparison 0 of {total}"
+    assert compared[-1] == f"judge comparison {total} of {total}"
     proposed = read_mask(out / "proposed.nii.gz", reference=phantom.scan.grid).array
     chances = read_probabilities(out / "probabilities.nii.gz", reference=phantom.scan.grid).array[0]
     assert not (proposed & (chances < 0.5)).any()

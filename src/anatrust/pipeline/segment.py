@@ -73,6 +73,10 @@ class _Run:
             done = len(_STAGES) if stage == "done" else _STAGES.index(stage)
             self.progress(words, done, len(_STAGES))
 
+    def compared(self, done: int, total: int) -> None:
+        """Tells how many comparisons of candidates with tissue are done."""
+        self.say("judge", f"judge comparison {done} of {total}")
+
 
 def segment(
     scan: object,
@@ -216,7 +220,7 @@ def segment(
         if worst(findings) == "error":
             judged = not_judged(base, case)
         else:
-            judged = judge_lesions(base, case, fitted, chosen, seed)
+            judged = judge_lesions(base, case, fitted, chosen, seed, run.compared)
             if fitted is not None:
                 judged = add_screening(add_sets(judged, case, fitted), case, fitted)
     configuration = _configuration(model, plan, chain, search, proposed, how, judged, chosen, levels, organs)
