@@ -5,13 +5,16 @@ from __future__ import annotations
 import json as json_module
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anatrust.cli.console import columns, progress_bar, resumable
 from anatrust.cli.options import AnatomyNames, Json, Modality, Quiet, Verbose
 from anatrust.errors import InputError
+
+if TYPE_CHECKING:
+    from anatrust.pipeline.verify import Verification
 
 __all__ = ["verify_command"]
 
@@ -100,20 +103,24 @@ def verify_command(
     if json:
         typer.echo(json_module.dumps(result.to_json(), indent=2))
     elif not quiet:
-        typer.echo(result.sentence)
-        table_rows = [
-            [
-                check.outcome,
-                check.promise,
-                f"{check.level:g}",
-                "" if check.realised is None else f"{check.realised:.3f}",
-                f"{check.lower:.3f} to {check.upper:.3f}",
-                str(check.patients),
-            ]
-            for check in result.checks
-        ]
-        header = ["", "promise", "at most", "seen", "interval", "patients"]
-        typer.echo("\n".join(columns(header, table_rows)))
-        typer.echo("\n".join(f"  - {line}" for line in [*(d.sentence for d in result.drift), *result.notes]))
+        typer.echo(verification_text(result))
         typer.echo(f"Wrote {out / 'verify.html'}")
     return 3 if result.outcome == "fail" else 0
+
+
+def verification_text(result: Verification) -> str:
+    """The outcome, one line for each promise, and what was noticed beside."""
+    rows = [
+        [
+            check.outcome,
+            check.promise,
+            f"{check.level:g}",
+            "" if check.realised is None else f"{check.realised:.3f}",
+            f"{check.lower:.3f} to {check.upper:.3f}",
+            str(check.patients),
+        ]
+        for check in result.checks
+    ]
+    table = columns(["", "promise", "at most", "seen", "interval", "patients"], rows)
+    beside = [f"  - {line}" for line in (*(d.sentence for d in result.drift), *result.notes)]
+    return "\n".join([result.sentence, *table, *beside])

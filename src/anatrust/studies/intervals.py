@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from anatrust.errors import InputError
 
-__all__ = ["allowance", "fell_to_chance", "patient_bootstrap", "rate", "rate_by_patient"]
+__all__ = ["allowance", "fell_to_chance", "patient_bootstrap", "rate", "rate_by_patient", "rate_of_answers"]
 
 
 def rate(hits: int, trials: int) -> dict[str, float | int]:
@@ -84,6 +84,14 @@ def rate_by_patient(hits_by_patient: Mapping[str, Sequence[bool]], *, seed: int,
         low, high = patient_bootstrap(sums, lambda s: float(s[:, 0].sum() / s[:, 1].sum()), seed=seed, draws=draws)
         result["interval"] = [round(low, 4), round(high, 4)]
     return result
+
+
+def rate_of_answers(rows: Sequence[Mapping[str, Any]], field: str, *, seed: int) -> dict[str, Any]:
+    """`rate_by_patient` of a yes or no that each answer holds, beside its ``"patient"``."""
+    by_patient: dict[str, list[bool]] = {}
+    for row in rows:
+        by_patient.setdefault(row["patient"], []).append(bool(row[field]))
+    return rate_by_patient(by_patient, seed=seed)
 
 
 def patient_bootstrap(

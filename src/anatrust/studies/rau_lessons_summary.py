@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from anatrust.studies.intervals import allowance, fell_to_chance, patient_bootstrap, rate_by_patient
+from anatrust.studies.intervals import allowance, fell_to_chance, patient_bootstrap, rate_of_answers
 from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
-from anatrust.studies.tables import markdown_table
+from anatrust.studies.tables import interval_cell, markdown_table, rate_cell
 
 __all__ = ["make_tables", "summarise"]
 
@@ -42,17 +42,10 @@ def _mean(values: Sequence[float]) -> float:
     return round(float(np.mean(values)), 4) if values else 0.0
 
 
-def _rate(rows: Sequence[Mapping[str, Any]], field: str, seed: int) -> dict[str, Any]:
-    by_patient: dict[str, list[bool]] = {}
-    for row in rows:
-        by_patient.setdefault(row["patient"], []).append(bool(row[field]))
-    return rate_by_patient(by_patient, seed=seed)
-
-
 def _control(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     return {
-        "accuracy": _rate(rows, "right", seed),
-        "shown": _rate(rows, "shown", seed),
+        "accuracy": rate_of_answers(rows, "right", seed=seed),
+        "shown": rate_of_answers(rows, "shown", seed=seed),
         "chance": _mean([1 / r["choices"] for r in rows]),
     }
 
@@ -70,7 +63,7 @@ def _organs(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, flo
 
 def _together(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """Accuracy of answers, of transport of boxes and of both, and what transport adds to the answers."""
-    found: dict[str, Any] = {way: _rate(rows, way, seed) for way in _WAYS}
+    found: dict[str, Any] = {way: rate_of_answers(rows, way, seed=seed) for way in _WAYS}
     by_patient: dict[str, list[float]] = {}
     for row in rows:
         by_patient.setdefault(row["patient"], []).append(float(row["both"]) - float(row["answer"]))
@@ -125,14 +118,14 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     controls = [
         [
             f"{key.split('/')[0]} look: {_WORDS.get(key.split('/')[1], key.split('/')[1])}",
-            r["accuracy"]["n"], _with_interval(r["accuracy"]), f"{r['shown']['rate']:.2f}", f"{r['chance']:.2f}",
+            r["accuracy"]["n"], rate_cell(r["accuracy"]), f"{r['shown']['rate']:.2f}", f"{r['chance']:.2f}",
         ]
         for key, r in s["controls"].items()
     ]  # fmt: skip
     together = [
         [
             f"{look} look", r["answer"]["n"], *(f"{r[way]['rate']:.2f}" for way in _WAYS),
-            f"{r['gain']['difference']:+.3f} {_interval(r['gain'])}",
+            f"{r['gain']['difference']:+.3f} {interval_cell(r['gain'])}",
             " / ".join(f"{r['tubes'][way]:.2f}" for way in _WAYS),
         ]
         for look, r in s["together"].items()
@@ -162,14 +155,3 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
             [[t["what"], f"{t['observed']:.3f}", "yes" if t["met"] else "no"] for t in s["targets"]],
         ),
     }  # fmt: skip
-
-
-def _with_interval(rate: Mapping[str, Any]) -> str:
-    if "interval" not in rate:
-        return f"{rate['rate']:.2f}"
-    low, high = rate["interval"]
-    return f"{rate['rate']:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    return f"[{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]" if "interval" in found else ""

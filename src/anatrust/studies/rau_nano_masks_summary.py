@@ -10,7 +10,7 @@ import numpy as np
 from anatrust.studies.intervals import patient_bootstrap
 from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
-from anatrust.studies.tables import markdown_table
+from anatrust.studies.tables import interval_cell, markdown_table
 
 __all__ = ["ARMS", "draw_figures", "make_tables", "summarise"]
 
@@ -124,7 +124,7 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         "steps", "weights that learnt",
     ]  # fmt: skip
     gains = [
-        [_label(*_parted(key)), *(f"{g[look]['difference']:+.3f} {_interval(g[look])}" for look in _LOOKS)]
+        [_label(*_parted(key)), *(f"{g[look]['difference']:+.3f} {interval_cell(g[look])}" for look in _LOOKS)]
         for key, g in s["gains"].items()
     ]
     return {
@@ -144,10 +144,6 @@ def _parted(key: str) -> tuple[str, list[str]]:
 
 def _label(name: str, rest: Sequence[str]) -> str:
     return _NAMES[name] + (f", seed {rest[0]}, MLP {rest[1]}" if rest else "")
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    return f"[{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]" if "interval" in found else ""
 
 
 def draw_figures(result: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from anatrust.studies.intervals import allowance, fell_to_chance, patient_bootstrap, rate_by_patient
+from anatrust.studies.intervals import allowance, fell_to_chance, patient_bootstrap, rate_of_answers
 from anatrust.studies.nano_anatomy import THIN
 from anatrust.studies.study import Context
-from anatrust.studies.tables import markdown_table
+from anatrust.studies.tables import interval_cell, markdown_table, rate_cell
 
 __all__ = ["SEEDS", "accuracy_by_patient", "draw_figures", "make_tables", "summarise"]
 
@@ -26,7 +26,7 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
     """The numbers that are quoted."""
     stages = {key: r for key, r in results.items() if not key.startswith(("control/", "thoughts/"))}
     accuracy = {
-        key: {kind: _rate(rows, "right", context.seed) for kind, rows in r["answers"].items()}
+        key: {kind: rate_of_answers(rows, "right", seed=context.seed) for kind, rows in r["answers"].items()}
         for key, r in stages.items()
     }
     form = {key: _mean([a["form"] for rows in r["answers"].values() for a in rows]) for key, r in stages.items()}
@@ -39,7 +39,7 @@ def summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Map
             }
     controls = {
         key.removeprefix("control/"): {
-            "accuracy": _rate(r["answers"], "right", context.seed),
+            "accuracy": rate_of_answers(r["answers"], "right", seed=context.seed),
             "shown": _mean([a["shown"] for a in r["answers"]]),
             "sided": _mean([a["right"] for a in r["answers"] if a["organ"] in _SIDED]),
             "chance": _mean([1 / (a["choices"] + 1) for a in r["answers"]]),
@@ -67,16 +67,10 @@ def accuracy_by_patient(answers: Mapping[str, Mapping[str, Sequence[Mapping[str,
     """Share of right answers with its patient bootstrap, for each kind of question of each cell."""
     return {
         "accuracy": {
-            key: {kind: _rate(rows, "right", seed) for kind, rows in own.items()} for key, own in answers.items()
+            key: {kind: rate_of_answers(rows, "right", seed=seed) for kind, rows in own.items()}
+            for key, own in answers.items()
         }
     }
-
-
-def _rate(rows: Sequence[Mapping[str, Any]], field: str, seed: int) -> dict[str, Any]:
-    by_patient: dict[str, list[bool]] = {}
-    for row in rows:
-        by_patient.setdefault(row["patient"], []).append(bool(row[field]))
-    return rate_by_patient(by_patient, seed=seed)
 
 
 def _contrast(one: Mapping[str, Any], other: Mapping[str, Any], kinds: str, seed: int) -> dict[str, Any]:
@@ -164,7 +158,7 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         [
             seed,
             *(
-                f"{c[kinds]['difference']:+.3f} {_interval(c[kinds])}"
+                f"{c[kinds]['difference']:+.3f} {interval_cell(c[kinds])}"
                 for kinds in ("seen", "unseen", "seen, numbers", "unseen, numbers")
             ),
         ]
@@ -174,7 +168,7 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
     controls = [
         [
             f"{name.split('/')[0]} look: {words.get(name.split('/')[1], name.split('/')[1])}", r["accuracy"]["n"],
-            _with_interval(r["accuracy"]), f"{r['chance']:.2f}", f"{r['shown']:.2f}", f"{r['sided']:.2f}",
+            rate_cell(r["accuracy"]), f"{r['chance']:.2f}", f"{r['shown']:.2f}", f"{r['sided']:.2f}",
         ]
         for name, r in s["controls"].items()
     ]  # fmt: skip
@@ -215,15 +209,6 @@ def make_tables(result: Mapping[str, Any]) -> Mapping[str, str]:
             [[t["what"], f"{t['observed']:.3f}", "yes" if t["met"] else "no"] for t in s["targets"]],
         ),
     }
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    return f"[{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]" if "interval" in found else ""
-
-
-def _with_interval(rate: Mapping[str, Any]) -> str:
-    low, high = rate.get("interval", (None, None))
-    return f"{rate['rate']:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def draw_figures(result: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from anatrust.errors import InputError
 from anatrust.studies.overview import overview_of_targets
 from anatrust.studies.study import load_study, read_result
 
-__all__ = ["markdown_table", "update_docs"]
+__all__ = ["interval_cell", "markdown_table", "rate_cell", "update_docs"]
 
 _BLOCK = re.compile(r"(<!-- study: (?P<key>[\w/.-]+) -->\n)(?P<body>.*?)(<!-- /study -->)", re.DOTALL)
 
@@ -37,6 +37,25 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     lines = ["| " + " | ".join(header) + " |", "| :--- |" + " ---: |" * (len(header) - 1)]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def rate_cell(rate: Mapping[str, Any]) -> str:
+    """A share with its interval, where it has one.
+
+    >>> rate_cell({"rate": 0.5, "interval": [0.4, 0.6]}), rate_cell({"rate": 0.5})
+    ('0.50 [0.40, 0.60]', '0.50')
+    """
+    low, high = rate.get("interval", (None, None))
+    return f"{rate['rate']:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+
+
+def interval_cell(found: Mapping[str, Any]) -> str:
+    """The interval of a difference; empty where there is none.
+
+    >>> interval_cell({"difference": 0.1, "interval": [-0.05, 0.25]})
+    '[-0.050, +0.250]'
+    """
+    return f"[{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]" if "interval" in found else ""
 
 
 def update_docs(
