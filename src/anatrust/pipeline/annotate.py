@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,13 +22,13 @@ from anatrust.models.annotation import Annotation, NamedRegion, Reference
 from anatrust.models.protocols import Reasoner, RegionNamer
 from anatrust.pipeline.case import Names, content_hash
 from anatrust.pipeline.outputs import check_output_folder, output_folder, replace_json, run_record
+from anatrust.pipeline.progress import Progress
 from anatrust.pipeline.read_references import listed, read_references
 from anatrust.reference.bank import ReferenceBank
 from anatrust.reference.descriptor import ScanDescriptor
 
 __all__ = ["AnnotationPage", "annotate"]
 
-Progress = Callable[[str, int, int], None]
 SCHEMA_VERSION = 1
 _COVERED = 0.5
 _COLUMNS = (

@@ -16,7 +16,6 @@ from anatrust.errors import InputError
 from anatrust.image.volumes import LabelMap
 from anatrust.pipeline.case import Names, check_seed, mask_kind, read_case
 from anatrust.pipeline.finding import worst
-from anatrust.pipeline.fit_rejection import Progress
 from anatrust.pipeline.inspect import inspect_scan
 from anatrust.pipeline.judging import (
     add_screening,
@@ -30,6 +29,7 @@ from anatrust.pipeline.judging import (
 from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.outputs import check_output_folder
 from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.progress import Progress
 from anatrust.pipeline.results import PageWriter, write_results
 from anatrust.pipeline.verdict import Kind, ScanSummary, Verdict
 from anatrust.rejection.settings import RejectionSettings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,6 +16,7 @@ from anatrust.models.annotation import Reference
 from anatrust.pipeline.archive import read_archive, write_archive
 from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort
+from anatrust.pipeline.progress import Progress
 from anatrust.pipeline.read_references import read_reference
 from anatrust.reference.bank import BankEntry, ReferenceBank, slices_of
 from anatrust.reference.descriptor import Described, ScanDescriptor
@@ -27,8 +28,6 @@ _DOCUMENT = "bank.json"
 _GROUPS = ("images", "labels", "whole", "patches")
 _WANTED = "a bank written by 'anatrust bank'"
 _MOST = 1000
-
-Progress = Callable[[str, int, int], None]
 
 
 def save_bank(path: str | Path, bank: ReferenceBank) -> None:

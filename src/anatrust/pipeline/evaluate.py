@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from anatrust.image.atomic import replacing
 from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.evaluation_summary import compare_paired, risk_of, summarise
+from anatrust.pipeline.progress import Progress
 from anatrust.pipeline.scan_metrics import METRICS, EvaluationSettings, ScanMetrics, measure_scan, named_alike
 
 __all__ = ["Evaluation", "evaluate"]
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,13 @@ from anatrust.models.encoders import EncoderChoice
 from anatrust.ood.detectors import make_detector
 from anatrust.pipeline.case import Names
 from anatrust.pipeline.cohort import Cohort
-from anatrust.pipeline.fit_rejection import Progress, fit_rejection
+from anatrust.pipeline.fit_rejection import fit_rejection
 from anatrust.pipeline.fit_screening import fit_screening
 from anatrust.pipeline.fit_sets import SetOptions, fit_sets
 from anatrust.pipeline.fit_thresholds import fit_thresholds
 from anatrust.pipeline.outputs import check_output_folder
 from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.progress import Progress
 from anatrust.pipeline.screening_features import Description
 from anatrust.rejection.settings import RejectionSettings
 

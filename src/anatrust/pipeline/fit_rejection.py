@@ -19,12 +19,12 @@ from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.finding import worst
 from anatrust.pipeline.inspect import inspect_scan
 from anatrust.pipeline.profile import RejectionSection
+from anatrust.pipeline.progress import Progress
 from anatrust.rejection.settings import SCORES, RejectionSettings
 from anatrust.statistics.conformal_p import CohortNull
 
 __all__ = ["FittedRejection", "LeftOutError", "Progress", "fit_rejection", "lesion_free_case", "without_level"]
 
-Progress = Callable[[str, int, int], None]
 Scores = npt.NDArray[np.float64]
 
 # Part of every cache key: raise it when the meaning of a cached row changes.

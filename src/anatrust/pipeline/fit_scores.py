@@ -17,10 +17,9 @@ from anatrust.models.encoders import CachedEncoder, EncoderChoice, PatchEncoder,
 from anatrust.models.protocols import Encoder
 from anatrust.pipeline.cohort import CohortRow
 from anatrust.pipeline.labelled import LabelledReader, rows_key
+from anatrust.pipeline.progress import Progress
 
 __all__ = ["ScoreTuner", "plain_score"]
-
-Progress = Callable[[str, int, int], None]
 
 
 def plain_score(*, graded: bool) -> ScoreRecipe:

@@ -20,6 +20,7 @@ from anatrust.ood.features import ScanFeatures
 from anatrust.ood.screen import Screener, fit_screener, patients_for_rate
 from anatrust.ood.synthetic import SYNTHETIC_OUTLIERS, shifted
 from anatrust.pipeline.cohort import Cohort, CohortRow
+from anatrust.pipeline.progress import Progress, Warn
 from anatrust.pipeline.screening import ScreeningSection
 from anatrust.pipeline.screening_cache import FeatureCache, Refused, row_features
 from anatrust.pipeline.screening_features import Description, make_description
@@ -32,8 +33,6 @@ _LEAST_FITTED = 5
 _CROSS_TREES = 100
 # Features of different units: shrinking their covariance means something on one scale only.
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {"mahalanobis": {"normalise": "zscore"}}
-Progress = Callable[[str, int, int], None]
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from anatrust.pipeline.fit_scores import ScoreTuner, plain_score
 from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key, scan_mark
 from anatrust.pipeline.patient_record import PatientRecord, read_record, record_patient
 from anatrust.pipeline.plan import learning_patients
+from anatrust.pipeline.progress import Progress, Warn
 from anatrust.pipeline.screening import ScreeningSection, scan_abnormality
 from anatrust.pipeline.sets import SetsSection
 from anatrust.statistics.loss_curves import EMPTY_SET
@@ -32,8 +33,6 @@ from anatrust.statistics.risk_control import patients_needed
 __all__ = ["FittedSets", "SetOptions", "fit_sets"]
 
 _MOST_TUNING = 20
-Progress = Callable[[str, int, int], None]
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)

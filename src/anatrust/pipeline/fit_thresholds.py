@@ -16,6 +16,7 @@ from anatrust.pipeline.case import Names, label_table, mask_kind, read_case
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.finding import worst
 from anatrust.pipeline.inspect import inspect_scan
+from anatrust.pipeline.progress import Progress
 from anatrust.rejection.candidate import Candidate
 from anatrust.rejection.candidates import find_components
 from anatrust.rejection.gates import candidate_gate, case_gate, case_score, existence_gate
@@ -26,7 +27,6 @@ from anatrust.statistics.risk_testing import learn_then_test
 
 __all__ = ["GateFacts", "GatesSection", "fit_thresholds", "gate_facts", "gate_path", "learn_gates", "passing"]
 
-Progress = Callable[[str, int, int], None]
 
 # Quantiles of the tuning lesions' own values that a threshold is raised to.
 _QUANTILES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,12 +23,12 @@ from anatrust.pipeline.case import content_hash
 from anatrust.pipeline.cohort import CohortRow
 from anatrust.pipeline.finding import worst
 from anatrust.pipeline.inspect import inspect_scan
+from anatrust.pipeline.progress import Warn
 from anatrust.pipeline.sets import DescribedScan, class_channels
 
 __all__ = ["LabelledImage", "LabelledReader", "derived_mask", "labelled_case", "region_of", "rows_key", "scan_mark"]
 
 _CACHE_VERSION = 2
-Warn = Callable[[str], None]
 _Bool = npt.NDArray[np.bool_]
 
 

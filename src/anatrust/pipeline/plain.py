@@ -18,8 +18,8 @@ from anatrust.models.planner import AnatomyPlan, PlanModality, Planner
 from anatrust.models.planner_rules import RulesPlanner
 from anatrust.models.protocols import Segmenter
 from anatrust.pipeline.case import content_hash
-from anatrust.pipeline.fit_rejection import Progress
 from anatrust.pipeline.outputs import check_output_folder, output_folder, replace_json, run_record
+from anatrust.pipeline.progress import Progress
 from anatrust.pipeline.propose import Proposal, ProposalSettings, plain_proposal
 
 __all__ = ["logits_of", "segment_plain"]

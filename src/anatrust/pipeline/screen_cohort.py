@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -20,12 +20,11 @@ from anatrust.metrics import label_lesions
 from anatrust.ood.drift import DriftMonitor, DriftStep
 from anatrust.ood.screen import Screening, patient_key
 from anatrust.pipeline.cohort import Cohort, CohortRow
+from anatrust.pipeline.progress import Progress
 from anatrust.pipeline.screening import ScreeningSection, screen_features
 from anatrust.pipeline.screening_cache import FeatureCache, Refused, row_features
 
 __all__ = ["Drift", "MaskSummary", "ScreenedRow", "by_date", "mask_summary", "screen_cohort"]
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

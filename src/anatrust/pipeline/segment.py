@@ -24,7 +24,6 @@ from anatrust.pipeline.anchors import AnchorSearch, find_anchors
 from anatrust.pipeline.case import Case, Names, check_seed, label_map_on, label_table
 from anatrust.pipeline.decide import decide
 from anatrust.pipeline.finding import Finding, worst
-from anatrust.pipeline.fit_rejection import Progress
 from anatrust.pipeline.inspect import inspect_scan
 from anatrust.pipeline.judging import (
     Judged,
@@ -38,6 +37,7 @@ from anatrust.pipeline.judging import (
 from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.outputs import check_output_folder
 from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.progress import Progress
 from anatrust.pipeline.propose import Proposal, ProposalSettings, propose
 from anatrust.pipeline.results import PageWriter, write_results
 from anatrust.pipeline.signatures import failure_signatures, judgement_record

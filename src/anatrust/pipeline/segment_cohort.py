@@ -14,8 +14,8 @@ from anatrust.image.atomic import replacing
 from anatrust.pipeline.case import content_hash
 from anatrust.pipeline.cohort import Cohort, CohortRow
 from anatrust.pipeline.finding import Finding
-from anatrust.pipeline.fit_rejection import Progress
 from anatrust.pipeline.outputs import check_output_folder, replace_json
+from anatrust.pipeline.progress import Progress
 from anatrust.pipeline.signatures import cohort_signatures
 
 __all__ = ["CohortRun", "segment_cohort"]

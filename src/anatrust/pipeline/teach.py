@@ -13,10 +13,9 @@ from anatrust.image.volumes import LabelMap, Mask
 from anatrust.models.pixel_classifier import PixelCase, PixelClassifier, PixelRecipe, train_pixel_classifier
 from anatrust.pipeline.case import Names, label_table
 from anatrust.pipeline.cohort import Cohort, CohortRow
+from anatrust.pipeline.progress import Progress
 
 __all__ = ["teach"]
-
-Progress = Callable[[str, int, int], None]
 
 
 def teach(

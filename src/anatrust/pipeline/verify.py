@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from anatrust.pipeline.fit_rejection import LeftOutError, lesion_free_case
 from anatrust.pipeline.labelled import LabelledImage, LabelledReader, rows_key, scan_mark
 from anatrust.pipeline.levels import Levels
 from anatrust.pipeline.profile import Profile
+from anatrust.pipeline.progress import Progress, Warn
 from anatrust.pipeline.screening import scan_abnormality, screen_scan
 from anatrust.pipeline.sets import SetsSection, described_for
 from anatrust.statistics.acceptance import Outcome, PromiseCheck, check_promise
@@ -35,8 +36,6 @@ __all__ = ["DriftCheck", "Verification", "verify"]
 _DRIFT_LEVEL = 0.01
 _KEPT = "kept"
 _BOUNDS = ("Dice", "HD95", "volume", "longest diameter")
-Progress = Callable[[str, int, int], None]
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
