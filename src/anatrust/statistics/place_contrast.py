@@ -73,14 +73,14 @@ def surroundings(shape: Shape, extent: Sequence[int], spacing: Sequence[float]) 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def place_contrasts(
     total: FloatArray,
-    count: IntArray,
+    count: npt.NDArray[np.int32],
     anchors: IntArray,
     offsets: IntArray,
     lengths: IntArray,
     shell: IntArray,
     extent: IntArray,
     gone: IntArray,
-    rows: IntArray,
+    rows: npt.NDArray[np.int32],
 ) -> FloatArray:
     """Mean under the shape minus mean of the tissue in the shell around it, at each anchor.
 
@@ -108,10 +108,11 @@ def place_contrasts(
             first, last = max(x + shell[run, 2], 0), min(x + shell[run, 3], extent[2] - 1)
             if a >= 0 and b >= 0 and a < extent[0] and b < extent[1] and first <= last:
                 row = a * extent[1] + b
-                start, end = row * extent[2] + first, row * extent[2] + last + 1
+                # Unsigned, so that no index is taken to count from the end.
+                start, end = np.uint32(row * extent[2] + first), np.uint32(row * extent[2] + last + 1)
                 around += total[end] - total[start]
                 held += count[end] - count[start]
-                for k in range(rows[row], rows[row + 1]):
+                for k in range(rows[np.uint32(row)], rows[np.uint32(row + 1)]):
                     low, high = max(start, gone[k, 0]), min(end, gone[k, 1])
                     if low < high:
                         around -= total[high] - total[low]
@@ -144,7 +145,7 @@ def contrast_statistics(whole: TissueField, trials: Sequence[Placed], spacing: S
     values = np.zeros(whole.domain.size)
     values[whole.domain.reshape(-1)] = whole.values[:, 0] - whole.values[:, 0].mean()
     total = np.concatenate([[0.0], np.cumsum(values)])
-    count = np.concatenate([[0], np.cumsum(whole.domain.reshape(-1), dtype=np.int64)])
+    count = np.concatenate([[0], np.cumsum(whole.domain.reshape(-1))], dtype=np.int32)
     extent = np.array(whole.domain.shape, dtype=np.int64)
     starts = np.arange(extent[0] * extent[1] + 1) * extent[2]
 
@@ -154,7 +155,7 @@ def contrast_statistics(whole: TissueField, trials: Sequence[Placed], spacing: S
             first = trial.left_out.anchor + trial.left_out.offsets
             order = np.argsort(first)
             gone = np.stack([first, first + trial.left_out.lengths], axis=1)[order]
-        rows = np.searchsorted(gone[:, 0], starts)
+        rows = np.searchsorted(gone[:, 0], starts).astype(np.int32)
         shell = surroundings(shape, whole.domain.shape, spacing)
         found = place_contrasts(total, count, trial.anchors, shape.offsets, shape.lengths, shell, extent, gone, rows)
         return np.asarray((found - np.median(found)) ** 2)
