@@ -377,6 +377,28 @@ def test_fit_then_assess_with_the_profile(
     assert verdict["candidates"][1]["p_value"] is not None
 
 
+def test_fit_with_a_score_of_probabilities(
+    scan: Path, mask: Path, organ: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, profile = cohort(tmp_path, scan, mask, organ, 4), tmp_path / "likely.profile"
+    fit = ["fit", str(table), "-o", str(profile), "--no-gates", "--score"]
+    assert run([*fit, "likely"]) == 2
+    assert "score is 'likely': choose one of auto, compact-contrast/1, likely-contrast/1" in one_line(capsys)
+    assert run([*fit, "likely-contrast/1"]) == 2
+    assert "row 2, column probabilities: the cell is empty" in one_line(capsys)
+    soft = save(tmp_path / "soft.nii.gz", 0.8 * np.asarray(nibabel.load(mask).dataobj).clip(0, 1).astype(np.float32))
+    first, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([f"{first},probabilities", *(f"{line},{soft.name}" for line in lines)]) + "\n")
+    assert run([*fit, "likely-contrast/1"]) == 0
+    assert "score likely-contrast/1" in capsys.readouterr().out
+    arguments = ["assess", "-i", str(scan), "-m", str(mask), "--anatomy", str(organ), "--profile", str(profile)]
+    assert run([*arguments, "--json"]) == 2
+    assert "give --probabilities" in one_line(capsys)
+    assert run([*arguments, "--probabilities", str(soft), "--alpha", "0.2", "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert (verdict["null"], verdict["candidates"][0]["decision"]) == ("cohort", "kept")
+
+
 def test_fit_says_which_row_is_left_out_and_prints_json(
     scan: Path, mask: Path, organ: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
