@@ -296,6 +296,16 @@ def test_the_text_counts_decisions_and_says_a_shared_reason_once():
     assert "4: the tissue holds only about 21" in said
 
 
+def test_a_finding_that_is_a_reason_is_said_once_with_its_cure():
+    other = Finding("info", "beside", "It is a crop.", "Give the whole scan.")
+    shown = verdict_text(
+        verdict(decision="review", reasons=(WARNING.sentence,), findings=(WARNING, other), candidates=())
+    )
+    assert shown.count("Something is odd.") == 1
+    assert "  - Something is odd. Mend it." in shown
+    assert "Input gate:\n  - info: It is a crop. Give the whole scan." in shown
+
+
 def test_where_none_is_decided_the_reason_is_not_that_of_the_first_alone():
     _, (first, *_) = decide([], [undecided(1, 198, "1"), undecided(2, 198, "1")])
     assert "198 independent patches" in first

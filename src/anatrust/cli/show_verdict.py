@@ -46,11 +46,14 @@ def verdict_text(verdict: Verdict, out: Path | None = None) -> str:
     if verdict.candidates:
         counts = ", ".join(f"{count} {decision}" for decision, count in verdict.counts().items() if count)
         lines += _item(f"Candidates: {counts}")
+    # A finding that is a reason stands there, with its cure; the others follow.
+    cures = {finding.sentence: finding.cure for finding in verdict.findings}
     for reason in verdict.reasons:
-        lines += _item(f"- {reason}")
-    if verdict.findings:
+        lines += _item(f"- {reason} {cures.get(reason, '')}")
+    others = [finding for finding in verdict.findings if finding.sentence not in verdict.reasons]
+    if others:
         lines += ["", "Input gate:"]
-        for finding in verdict.findings:
+        for finding in others:
             lines += _item(f"- {finding.severity}: {finding.sentence} {finding.cure}")
     if verdict.candidates:
         lines += ["", *_candidates(verdict)]
