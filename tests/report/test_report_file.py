@@ -150,6 +150,21 @@ def test_an_empty_mask_has_a_page_too(patient, tmp_path):
     assert "Middle slice" in text
 
 
+def test_an_undecidable_row_is_short_and_says_for_what_placement_counts(patient, tmp_path):
+    reason = "too few patches; known is that its mean lies 2.5 standard deviations above that of liver"
+    changed = tuple(
+        replace(c, decision="undecidable", reason=reason, p_value=None, q_value=None) if c.number == 1 else c
+        for c in patient.verdict.candidates
+    )
+    verdict = replace(patient.verdict, candidates=changed)
+    images = (patient.scan, patient.labels, patient.kept, patient.rejected)
+    text = write_report(tmp_path / "r.html", verdict, *images).read_text(encoding="utf-8")
+    assert "Too few patches" in text
+    # Contrast and placement p have places of their own in the row.
+    assert "2.5 standard deviations" not in text
+    assert "placement p 0.001, which decides only about a mask drawn without looking at the image" in text
+
+
 def test_organs_are_listed_with_their_checks(patient, tmp_path):
     array = np.zeros(patient.scan.grid.shape, np.uint8)
     array[10:30, 10:30, 5:20] = 5

@@ -41,11 +41,14 @@ def decide(
     if errors:
         return "abstain", tuple(errors)
     if candidates and len(open_ones) == len(candidates):
-        what = "the only candidate" if len(candidates) == 1 else f"none of the {len(candidates)} candidates"
-        verb = "could not be decided" if len(candidates) == 1 else "could be decided"
-        why = open_ones[0].reason or "see its row"
-        # What is known of the first in spite of that is not true of all.
-        first = f"{what} {verb}: {why if len(candidates) == 1 else split_reason(why)[0]}"
+        why = open_ones[0].reason or "its row says why"
+        if len(candidates) == 1:
+            first = f"the only candidate could not be decided: {why}"
+        else:
+            # Candidates are numbered by size; what is known of one in spite of that is not true of all.
+            first = (
+                f"none of the {len(candidates)} candidates could be decided, the largest because {split_reason(why)[0]}"
+            )
         return "abstain", (first, *_others(findings, structures, sets, screening))
     reasons = []
     if rejected:

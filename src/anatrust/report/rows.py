@@ -95,13 +95,13 @@ def _lesion(c: Mapping[str, Any], scan: Scan) -> tuple[str, tuple[Cell, ...], st
     if c["mean_probability"] is not None:
         details.append(f"segmenter's probability {c['mean_probability']:.2f}")
     if c["placement_p"] is not None and c["null"] != "placement":
-        details.append(f"placement p {probability(c['placement_p'])}")
+        # What is known of it in spite of the reason is its contrast and this; both stand in the row.
+        only = ", which decides only about a mask drawn without looking at the image" if known else ""
+        details.append(f"placement p {probability(c['placement_p'])}{only}")
     if c["touches_border"]:
         details.append("touches the image's edge")
     # A name that only repeats the label's number says nothing.
     name = "" if c["name"] == f"label {c['label']}" else c["name"]
-    if known:
-        details.append(known)
     return name, cells, _sentence(reason), _sentence(" · ".join(details))
 
 
