@@ -285,7 +285,7 @@ def test_the_weights_draw_a_liver_as_well_as_the_card_says(shared_data):
     believed = OrganCard({}, {}, ("liver",), {"sha256": organ_card().facts["sha256"]})
     (anchor,) = OrganUNetAnchors(card=believed).find(image, ["liver"])
     assert anchor.status == "ok"
-    assert [reason.split(",")[0] for reason in anchor.reasons] == ["it was drawn on voxels of 10 mm"]
+    assert [reason.split(",")[0] for reason in anchor.reasons] == ["it was drawn on voxels of 5 mm"]
     drawn = anchor.mask.array
     dice = 2 * (drawn & truth).sum() / (drawn.sum() + truth.sum())
     assert dice >= organ_card().patients["mr"]["liver"] - 0.02

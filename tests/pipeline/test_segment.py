@@ -271,7 +271,7 @@ def test_an_organ_that_the_embedded_model_offers_is_the_anchor(shared_data, tmp_
     codes = {f.code for f in verdict.findings}
     assert not codes & {"anchor-missing", "anchor-unreliable", "anchor-failed", "over-prediction"}
     (remark,) = [f.sentence for f in verdict.findings if f.code == "anchor-remark"]
-    assert "drawn on voxels of 10 mm" in remark
+    assert "drawn on voxels of 5 mm" in remark
     assert ("looks mirrored" in remark) == mirrored
     drawn = read_mask(out / "anchors.nii.gz").array > 0
     names = {"mr_small": ("mr_small_labels", 5), "image": ("labels", 6)}

@@ -47,6 +47,7 @@ _CACHE = Path("build/studies/organ_unet")
 _LEAST_ML = 5.0
 _NEEDS = (
     "anatrust.models.organ_unet",
+    "anatrust.models.organ_unet_sharpen",
     "anatrust.models.organ_unet_synthesis",
     "anatrust.models.organ_unet_training",
     "anatrust.models.unet",

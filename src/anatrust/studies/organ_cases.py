@@ -23,21 +23,23 @@ from anatrust.studies.textures import texture_field
 
 __all__ = ["PATIENTS", "class_of", "patient_case", "patient_files", "phantom_case", "read_patient"]
 
-PATIENTS = {
-    "amos": ("amos_ct/image.nii.gz", "amos_ct/labels.nii.gz", "amos"),
+PATIENTS: dict[str, tuple[str, str, str, str]] = {
+    "amos": ("amos_ct/image.nii.gz", "amos_ct/labels.nii.gz", "amos", "CT"),
     "ct3mm": (
         "abdomen_ct_mr/ct_abdomen_3mm.nii.gz",
         "abdomen_ct_mr/ct_abdomen_3mm_labels.nii.gz",
         "totalsegmentator_ct",
+        "CT",
     ),
-    "mr": ("abdomen_ct_mr/mr_small.nii.gz", "abdomen_ct_mr/mr_small_labels.nii.gz", "totalsegmentator_mr"),
+    "mr": ("abdomen_ct_mr/mr_small.nii.gz", "abdomen_ct_mr/mr_small_labels.nii.gz", "totalsegmentator_mr", "MR"),
     "dicom": (
         "abdomen_ct_mr/ct_dicom_series",
         "abdomen_ct_mr/ct_dicom_series_labels.nii.gz",
         "totalsegmentator_ct",
+        "CT",
     ),
 }
-"""Image, labels and label table of the four patients; ``ct_small`` shows the patient of ``ct3mm`` again."""
+"""Image, labels, label table and modality of the four patients; ``ct_small`` shows the patient of ``ct3mm`` again."""
 
 _STEP = 3.0
 # Structures that a table does not have although the body shows them.
@@ -69,8 +71,8 @@ def patient_files(name: str) -> tuple[str, str]:
 
 def read_patient(name: str, folder: Path) -> tuple[Scan, LabelMap]:
     """Scan and named labels of a patient, as stored."""
-    image, labels, table = PATIENTS[name]
-    scan = read_scan(folder / image)
+    image, labels, table, modality = PATIENTS[name]
+    scan = read_scan(folder / image, modality=modality)
     return scan, with_names(read_mask(folder / labels, reference=scan.grid), table)
 
 

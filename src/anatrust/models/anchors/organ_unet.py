@@ -43,9 +43,9 @@ _STRUCTURES: dict[str, tuple[str, str]] = {
     "vertebra": ("spine", ""),
 }
 
-# Cubic metres: four times a whole-body scan. A header with a wrong unit would fill the memory with 10 mm voxels.
-_LARGEST = 4.0
-_COARSE = "it was drawn on voxels of 10 mm, so that a candidate at its edge may be a neighbour of it"
+# Cubic metres: twice a whole-body scan. A header with a wrong unit would fill the memory with 5 mm voxels.
+_LARGEST = 2.0
+_COARSE = "it was drawn on voxels of 5 mm, so that a candidate at its edge may be a neighbour of it"
 _MIRRORED = "the body looks mirrored: left and right of the header may be swapped"
 
 
