@@ -37,8 +37,8 @@ FACTS = {
     ),
     "limits": (
         "four real patients, adults' abdomens; organs of three of them drawn by a model; 10 mm voxels, so small organs"
-        " come out blunt; a liver may be as poor as {poorest}; organs below a mean Dice of 0.7 on unseen patients are not"
-        " offered; scans that a header mirrors are recognised as such in most, not all, cases"
+        " come out blunt; a liver may be as poor as {poorest}; organs below a mean Dice of 0.7 on unseen patients are"
+        " not offered; scans that a header mirrors are recognised as such in most, not all, cases"
     ),
     "recipe": "tools/make_organ_unet.py, anatrust.studies.organ_anchors",
 }
