@@ -21,7 +21,7 @@ _AIR_HU = -400.0
 _AIR_SHARE = 0.1  # of the way from the darkest voxel to flesh, in a CT that is not in Hounsfield units
 
 
-def sharpened(shares: Floats, image: Floats, *, reach: int = 6, strength: float = 2.0) -> Floats:
+def sharpened(shares: Floats, image: Floats, *, reach: int = 6, strength: float = 1.0) -> Floats:
     """Shares of the classes, with the grey values of this scan taken into account.
 
     Expectation-maximisation with the network's shares as the prior (Van Leemput et al., IEEE TMI 1999,
