@@ -89,8 +89,6 @@ def deciles(values: FloatArray, step: int) -> tuple[float, float]:
             found[rank] = lowest + width * (grade + (_RANKS[rank] * count - seen) / counts[grade])
             rank += 1
         seen += counts[grade]
-        if rank == 3:
-            break
     return found[1], max((found[2] - found[0]) / 2, 1e-9)
 
 
