@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anatrust.studies.intervals import allowance
 from anatrust.studies.r2seg_cases import WORLDS
 from anatrust.studies.r2seg_cells import NEEDS, evaluate
 from anatrust.studies.r2seg_numbers import row
+from anatrust.studies.r2seg_targets import target, value
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 from anatrust.studies.tissues import source_files
@@ -74,11 +74,6 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     return dict(found["judges"])
 
 
-def _value(numbers: Mapping[str, Any], name: str) -> float | None:
-    found = numbers.get(name)
-    return None if found is None else float(found["value"])
-
-
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
     """Reach: specificity and sensitivity for clear lesions, the level in healthy patients, better than iid in both."""
     targets = []
@@ -87,23 +82,13 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
         ours, theirs = judges.get(name), judges.get("iid, as published")
         if ours is None or ours["healthy"] == 0:
             continue
-        specificity, clear, kept = (_value(ours, n) for n in ("specificity", "clear lesions", "any kept"))
-        limit = allowance(level, ours["healthy"])
-        entry: dict[str, Any] = {
-            "what": key if level == _LEVELS["gates + cohort"] else f"{key}, level {level:.2f}",
-            "specificity": specificity,
-            "clear": clear,
-            "reached": None if clear is None or specificity is None else bool(specificity >= 0.9 and clear >= 0.9),
-            "any_kept": kept,
-            "limit": round(limit, 4),
-            "level_met": None if kept is None else bool(kept <= limit),
-        }
+        entry = target(key if level == _LEVELS["gates + cohort"] else f"{key}, level {level:.2f}", ours, level)
         if theirs is not None:
             entry["iid_specificity"], entry["iid_clear"] = (
-                _value(theirs, "specificity"),
-                _value(theirs, "clear lesions"),
+                value(theirs, "specificity"),
+                value(theirs, "clear lesions"),
             )
-            pairs = ((specificity, entry["iid_specificity"]), (clear, entry["iid_clear"]))
+            pairs = [(entry[name], entry[f"iid_{name}"]) for name in ("specificity", "clear")]
             entry["better_in_both"] = bool(all(a is not None and b is not None and a >= b for a, b in pairs))
         targets.append(entry)
     return {"targets": targets}
@@ -167,7 +152,7 @@ def _funnel(cells: Mapping[str, Mapping[str, Any]]) -> str:
         planted = judges["segmenter alone"]["clear count"]
         line = [key.replace("/", ", "), str(healthy), f"{1 / (healthy + 1):.3f}", str(planted)]
         for name in steps.values():
-            share = _value(judges[name], "clear lesions")
+            share = value(judges[name], "clear lesions")
             found = "–" if share is None else str(round(share * planted))
             # No candidate can be kept where the smallest p-value is above the level.
             line.append("undecidable" if 1 / (healthy + 1) > _LEVELS.get(name, 1.0) * (1 + 1e-12) else found)

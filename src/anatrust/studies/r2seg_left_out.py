@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from anatrust.studies.intervals import allowance
 from anatrust.studies.r2seg_arms import EXACT, IID, LEVELS, STEPS, Arm, run_arm, taught
 from anatrust.studies.r2seg_cases import WORLDS
 from anatrust.studies.r2seg_cells import NEEDS
 from anatrust.studies.r2seg_numbers import row
+from anatrust.studies.r2seg_targets import target, value
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 from anatrust.studies.tissues import source_files
@@ -52,29 +52,14 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     return run_arm(arm, taught(arm, context), pool, tested, context)
 
 
-def _value(found: Mapping[str, Any], name: str) -> float | None:
-    return None if found[name] is None else float(found[name]["value"])
-
-
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
-    targets = []
-    for key, found in results.items():
-        for step, level in LEVELS.items():
-            judged = found["judges"][STEPS[step]]
-            specificity, clear, kept = (_value(judged, n) for n in ("specificity", "clear lesions", "any kept"))
-            limit = allowance(level, judged["healthy"])
-            targets.append(
-                {
-                    "what": f"{key}, {step}",
-                    "specificity": specificity,
-                    "clear": clear,
-                    "reached": None if clear is None or specificity is None else bool(min(clear, specificity) >= 0.9),
-                    "any_kept": kept,
-                    "limit": round(limit, 4),
-                    "level_met": None if kept is None else bool(kept <= limit),
-                }
-            )
-    return {"targets": targets}
+    return {
+        "targets": [
+            target(f"{key}, {step}", found["judges"][STEPS[step]], level)
+            for key, found in results.items()
+            for step, level in LEVELS.items()
+        ]
+    }
 
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
@@ -87,10 +72,10 @@ def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:
         floor = 1 / (n + 1)
         steps = []
         for step, name in asked.items():
-            share = _value(judges[name], "clear lesions")
+            share = value(judges[name], "clear lesions")
             text = "–" if share is None else f"{round(share * planted)}"
             steps.append(f"{text} (undecidable)" if floor > LEVELS.get(step, 1.0) * (1 + 1e-12) else text)
-        exact = _value(judges[EXACT], "clear lesions")
+        exact = value(judges[EXACT], "clear lesions")
         drawn = "–" if exact is None else f"{round(exact * planted)}"
         oddest = ", ".join(f"{v:.1f}" for v in found["null maxima"][:3])
         funnel.append([key, str(n), f"{floor:.3f}", str(planted), *steps, drawn, oddest])

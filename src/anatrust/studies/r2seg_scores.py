@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anatrust.studies.intervals import allowance
 from anatrust.studies.r2seg_cells import NEEDS, nulls_of, outcomes_of
 from anatrust.studies.r2seg_judge import JUDGES
 from anatrust.studies.r2seg_models import segmenter
 from anatrust.studies.r2seg_numbers import SIZES, by_size, matched, numbers, row
+from anatrust.studies.r2seg_targets import target
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 from anatrust.studies.tissues import source_files
@@ -54,29 +54,14 @@ def _run(cell: Cell, context: Context) -> Mapping[str, Any]:
     }
 
 
-def _value(found: Mapping[str, Any], name: str) -> float | None:
-    return None if found[name] is None else float(found[name]["value"])
-
-
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
-    targets = []
-    for key, found in results.items():
-        for name, level in _LEVELS.items():
-            judged = found["judges"][name]
-            specificity, clear, kept = (_value(judged, n) for n in ("specificity", "clear lesions", "any kept"))
-            limit = allowance(level, judged["healthy"])
-            targets.append(
-                {
-                    "what": f"{key}, {name}",
-                    "specificity": specificity,
-                    "clear": clear,
-                    "reached": None if clear is None or specificity is None else bool(min(clear, specificity) >= 0.9),
-                    "any_kept": kept,
-                    "limit": round(limit, 4),
-                    "level_met": None if kept is None else bool(kept <= limit),
-                }
-            )
-    return {"targets": targets}
+    return {
+        "targets": [
+            target(f"{key}, {name}", found["judges"][name], level)
+            for key, found in results.items()
+            for name, level in _LEVELS.items()
+        ]
+    }
 
 
 def _tables(result: Mapping[str, Any]) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from anatrust.studies.r2seg_judge import JUDGES
 from anatrust.studies.r2seg_models import segmenter
 from anatrust.studies.r2seg_numbers import numbers, row
 from anatrust.studies.r2seg_rivals import Rival, adapted, adapter_share, base, organ_dice
+from anatrust.studies.r2seg_targets import value
 from anatrust.studies.study import Cell, Context, Study
 from anatrust.studies.tables import markdown_table
 from anatrust.studies.tissues import source_files
@@ -80,11 +81,6 @@ def _asked(model: UNet) -> Segmenter:
     return UNetTarget(model, "lesion")
 
 
-def _value(found: Mapping[str, Any], name: str) -> float | None:
-    entry = found.get(name)
-    return None if entry is None else float(entry["value"])
-
-
 def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Mapping[str, Any]:  # noqa: ARG001
     """Against LoRA on the contrast nobody was taught: scan sensitivity, specificity, and their mean."""
     targets = []
@@ -95,7 +91,7 @@ def _summarise(results: Mapping[str, Mapping[str, Any]], context: Context) -> Ma
         entry: dict[str, Any] = {"what": key}
         means: list[float] = []
         for name, short in (("frozen, R²Seg", "ours"), ("LoRA", "lora")):
-            entry[short] = {n: _value(judges[name], n) for n in ("scan sensitivity", "specificity", "lesions", "dice")}
+            entry[short] = {n: value(judges[name], n) for n in ("scan sensitivity", "specificity", "lesions", "dice")}
             pair = [entry[short][n] for n in ("scan sensitivity", "specificity")]
             means += [float(sum(pair)) / 2] if None not in pair else []
         entry["mean of sensitivity and specificity"] = [round(m, 4) for m in means]
